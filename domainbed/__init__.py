@@ -1,0 +1,3 @@
+"""DomainBed-compatible benchmark of out-of-distribution generalisation."""
+
+__version__ = "0.1.0"

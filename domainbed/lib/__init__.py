@@ -1,0 +1,1 @@
+"""Helpers that outsiders import from DomainBed."""

@@ -1,0 +1,164 @@
+"""Weight files: read safely, written atomically, named by their content.
+
+A file is safetensors, or a pickle read by torch's weights-only loader; nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from domainbed.registry import InputError
+
+State = dict[str, torch.Tensor]
+_ALIASES = "aliases"
+
+
+def save(path: str | Path, state: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a header of JSON values; the file appears whole or not at all.
+
+    A tensor that stands under several names (DomainBed's `featurizer.*` is also `network.0.*`) is
+    stored under the first one; `read` gives all names back.
+    """
+    path = Path(path)
+    stored: State = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple, str] = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        owner = first.setdefault(place, name) if tensor.numel() else name
+        if owner == name:
+            stored[name] = tensor.detach().to("cpu", copy=False).contiguous()
+        else:
+            aliases[name] = owner
+    metadata = {key: json.dumps(value) for key, value in {**header, _ALIASES: aliases}.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(stored, temporary, metadata={"format": "pt", **metadata})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header that `save` wrote, without the tensors; {} for a foreign file without one."""
+    with _open(path) as file:
+        return _parse_header(file.metadata(), path)
+
+
+def read(path: str | Path) -> tuple[State, dict[str, Any]]:
+    """All tensors by name, on the CPU, and the header ({} for a pickle).
+
+    Raises `InputError` for a file that is missing, damaged, or holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; expected weights as safetensors or a state dict")
+    if _is_safetensors(path):
+        with _open(path) as file:
+            header = _parse_header(file.metadata(), path)
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        for name, owner in header.pop(_ALIASES, {}).items():
+            if owner not in state:
+                raise InputError(f"{path} says that {name} is {owner}, which it does not hold")
+            state[name] = state[owner]
+        return state, header
+    return _read_pickle(path), {}
+
+
+def stream(path: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the stored tensors of a safetensors file one at a time, memory-mapped, by name."""
+    with _open(path) as file:
+        for name in sorted(file.keys()):
+            yield name, file.get_tensor(name)
+
+
+def content_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes in order of names: the identity of weights."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        if tensor.numel():
+            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def load_matching(module: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Load `state` into `module` by name, strictly.
+
+    Raises `InputError` that counts and names what is missing, left over or of another shape; no
+    weight is ever skipped in silence.
+    """
+    own = module.state_dict()
+    missing = sorted(set(own) - set(state))
+    extra = sorted(set(state) - set(own))
+    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    faults = [
+        f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for names, word in ((missing, "missing"), (extra, "unexpected"), (shapes, "of other shape"))
+        if names
+    ]
+    if faults:
+        raise InputError(
+            f"{what} does not fit {type(module).__name__}: tensors {'; '.join(faults)}. "
+            "Expected weights of the same architecture; check the backbone and the file"
+        )
+    module.load_state_dict(dict(state))
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Eight bytes of length, then a JSON object."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{")
+
+
+def _open(path: str | Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _parse_header(metadata: Mapping[str, str] | None, path: str | Path) -> dict[str, Any]:
+    values = {key: value for key, value in (metadata or {}).items() if key != "format"}
+    if _ALIASES not in values:
+        return {}
+    try:
+        return {key: json.loads(value) for key, value in values.items()}
+    except json.JSONDecodeError as error:
+        raise InputError(f"The header of {path} is damaged: {error}") from error
+
+
+def _read_pickle(path: Path) -> State:
+    numpy_scalars = [np.dtype, *{type(np.dtype(t)) for t in (np.int64, np.float64, np.bool_)}]
+    numpy_scalars.append(np.float64(0).__reduce__()[0])  # numpy's scalar constructor
+    try:
+        with torch.serialization.safe_globals(numpy_scalars):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {reason}); expected "
+            "safetensors or a pickled state dict of tensors, which is all that is ever unpickled"
+        ) from error
+    for key in ("model_dict", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} holds {type(content).__name__}, expected a state dict")
+    foreign = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
+    if foreign:
+        raise InputError(f"{path} holds {foreign[0]!r}, which is not a tensor")
+    return content
