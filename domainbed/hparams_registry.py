@@ -95,6 +95,11 @@ def space(algorithm: str, dataset: str) -> dict[str, HParam]:
     return {h.name: h for h in every}
 
 
+def names(algorithm: str, dataset: str) -> set[str]:
+    """All names that --hparams may give for an algorithm."""
+    return {h.name for h in OPTIONAL} | set(space(algorithm, dataset))
+
+
 def default_hparams(algorithm: str, dataset: str) -> dict[str, Plain]:
     """Default values by name."""
     return {name: h.default for name, h in space(algorithm, dataset).items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def save(path: str | Path, state: Mapping[str, torch.Tensor], header: Mapping[st
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """The header that `save` wrote, without the tensors; {} for a foreign file without one."""
-    with _open(path) as file:
+    with opened(path) as file:
         return _parse_header(file.metadata(), path)
 
 
@@ -64,7 +64,7 @@ def read(path: str | Path) -> tuple[State, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path} is not a file; expected weights as safetensors or a state dict")
     if _is_safetensors(path):
-        with _open(path) as file:
+        with opened(path) as file:
             header = _parse_header(file.metadata(), path)
             state = {name: file.get_tensor(name) for name in file.keys()}
         for name, owner in header.pop(_ALIASES, {}).items():
@@ -73,13 +73,6 @@ def read(path: str | Path) -> tuple[State, dict[str, Any]]:
             state[name] = state[owner]
         return state, header
     return _read_pickle(path), {}
-
-
-def stream(path: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the stored tensors of a safetensors file one at a time, memory-mapped, by name."""
-    with _open(path) as file:
-        for name in sorted(file.keys()):
-            yield name, file.get_tensor(name)
 
 
 def content_hash(state: Mapping[str, torch.Tensor]) -> str:
@@ -93,13 +86,18 @@ def content_hash(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def tensors(module: torch.nn.Module) -> State:
+    """The state dict without what is no tensor, such as the state of optimisers."""
+    return {k: v for k, v in module.state_dict().items() if isinstance(v, torch.Tensor)}
+
+
 def load_matching(module: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
     """Load `state` into `module` by name, strictly.
 
     Raises `InputError` that counts and names what is missing, left over or of another shape; no
     weight is ever skipped in silence.
     """
-    own = module.state_dict()
+    own = tensors(module)
     missing = sorted(set(own) - set(state))
     extra = sorted(set(state) - set(own))
     shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
@@ -113,7 +111,7 @@ def load_matching(module: torch.nn.Module, state: Mapping[str, torch.Tensor], wh
             f"{what} does not fit {type(module).__name__}: tensors {'; '.join(faults)}. "
             "Expected weights of the same architecture; check the backbone and the file"
         )
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), strict=False)  # names were compared above
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -123,9 +121,10 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{")
 
 
-def _open(path: str | Path) -> Any:
+def opened(path: str | Path) -> Any:
+    """A memory-mapped safetensors file as a context manager; `InputError` for any other file."""
     try:
-        return safe_open(path, framework="pt")
+        return safeopened(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as safetensors: {error}") from error
 

@@ -1,0 +1,101 @@
+"""Algorithms by name. What is known of one before it runs is a `Method`; its class loads when asked.
+
+Adding an algorithm takes one decorator::
+
+    from domainbed.algorithms import ERM, register
+    from domainbed.hparams_registry import HParam
+
+    @register(hparams=[HParam("mine_lambda", 1.0, lambda r: 10 ** r.uniform(-1, 1))])
+    class Mine(ERM):
+        ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from domainbed.hparams_registry import SPACES, Space
+from domainbed.registry import InputError, Registry, UnknownNameError, resolve
+
+if TYPE_CHECKING:
+    from domainbed.jobs import Job, Need
+
+# fmt: off
+ALGORITHMS = [
+    "ERM", "ERMPlusPlus", "Fish", "IRM", "GroupDRO", "Mixup", "MLDG", "CORAL", "MMD", "DANN",
+    "CDANN", "MTL", "SagNet", "ARM", "VREx", "RSC", "SD", "ANDMask", "SANDMask", "IGA", "SelfReg",
+    "Fishr", "TRM", "IB_ERM", "IB_IRM", "CAD", "CondCAD", "Transfer", "CausIRL_CORAL",
+    "CausIRL_MMD", "EQRM", "RDM", "ADRMX", "URM",
+]
+"""DomainBed's algorithms, in the order of its tables."""
+# fmt: on
+
+C = TypeVar("C", bound=type)
+
+
+def no_needs(job: Job) -> list[Need]:
+    """Most algorithms need no other run."""
+    return []
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the benchmark knows of an algorithm without importing torch.
+
+    cls: the class, or "module:Class". needs: the runs that a job must find finished. execute:
+    what a run does, as "module:function" of a `domainbed.engine.run.Run`; the training loop unless
+    the algorithm is made from finished runs. takes: the optional arguments of a sweep that are
+    part of its runs; one that takes "n_hparams" is made of all hparams seeds at once.
+    """
+
+    cls: type | str
+    needs: Callable[[Job], list[Need]] = no_needs
+    execute: str = "domainbed.engine.trainer:train"
+    takes: tuple[str, ...] = ()
+
+    def load(self) -> type:
+        """Import the class."""
+        return resolve(self.cls) if isinstance(self.cls, str) else self.cls
+
+
+REGISTRY: Registry[Method] = Registry("algorithm", home="domainbed.algorithms")
+
+
+def add(name: str, cls: type | str, hparams: Space = (), **method: Any) -> None:
+    """Register an algorithm by name; `method` holds further fields of `Method`."""
+    REGISTRY[name] = Method(cls, **method)
+    SPACES[name] = hparams
+
+
+def register(name: str | None = None, hparams: Space = (), **method: Any) -> Callable[[C], C]:
+    """Return a class decorator that registers an algorithm with its hparam table."""
+
+    def decorate(cls: C) -> C:
+        add(name or cls.__name__, cls, hparams, **method)
+        return cls
+
+    return decorate
+
+
+def get_method(name: str) -> Method:
+    """Look an algorithm up; raises `UnknownNameError` with the nearest names."""
+    return REGISTRY[name]
+
+
+def get_algorithm_class(name: str) -> type:
+    """The class of an algorithm, as DomainBed's function of this name."""
+    return REGISTRY[name].load()
+
+
+add("ERM", "domainbed.algorithms.erm:ERM")
+
+
+def __getattr__(name: str) -> type:
+    """`from domainbed.algorithms import ERM` imports torch only when a class is asked for."""
+    if name == "Algorithm":
+        return resolve("domainbed.algorithms.base:Algorithm")
+    if name in REGISTRY._items:
+        return get_algorithm_class(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,19 @@
+"""Launchers: each takes the shell commands of jobs that may run at once, and returns when they ended.
+
+What became of a job is read from its run folder, never from the launcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from domainbed.registry import Registry
+
+REGISTRY: Registry[Callable[[list[str]], object]] = Registry(
+    "command launcher", home="domainbed.command_launchers"
+)
+
+REGISTRY["local"] = "domainbed.command_launchers.local:local_launcher"
+REGISTRY["dummy"] = "domainbed.command_launchers.local:dummy_launcher"
+REGISTRY["multi_gpu"] = "domainbed.command_launchers.multi_gpu:multi_gpu_launcher"
+REGISTRY["workers"] = "domainbed.command_launchers.workers:workers_launcher"

@@ -1,0 +1,125 @@
+"""Worker processes that import torch once and do one job after another.
+
+Each has one core, or one GPU where there are any, so that N of them share the machine without
+getting in each other's way and a job's numbers do not depend on how many others run. They live
+from one wave of a sweep to the next, keep the last datasets in memory, and end with their parent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import multiprocessing
+import multiprocessing.connection
+import os
+import shlex
+import subprocess
+import threading
+from multiprocessing.connection import Connection
+
+from domainbed.command_launchers.local import arguments
+
+_TRAIN = ["python", "-m", "domainbed.scripts.train"]
+_spawn = multiprocessing.get_context("spawn")
+
+
+class _Worker:
+    """A process that takes commands through a pipe and answers each with its exit code."""
+
+    def __init__(self, gpu: str | None, n_threads: int) -> None:
+        self.gpu, self.n_threads = gpu, n_threads
+        self.pipe, theirs = _spawn.Pipe()
+        self.process = _spawn.Process(target=_work, args=(theirs, gpu, n_threads))
+        self.process.start()
+        theirs.close()
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+_pool: list[_Worker] = []
+
+
+@atexit.register
+def close() -> None:
+    """End all workers."""
+    while _pool:
+        _pool.pop().close()
+
+
+def workers_launcher(commands: list[str]) -> None:
+    """Do the commands in worker processes, one for each core or GPU."""
+    waiting = list(reversed(commands))
+    _fill_pool(len(commands))
+    busy: dict[Connection, _Worker] = {}
+    for worker in list(_pool)[: len(commands)]:
+        worker.pipe.send(waiting.pop())
+        busy[worker.pipe] = worker
+    while busy:
+        for pipe in multiprocessing.connection.wait(list(busy)):
+            worker = busy.pop(pipe)
+            try:
+                pipe.recv()
+            except EOFError:  # killed in the middle of a job, which its folder shows
+                _pool.remove(worker)
+                worker.close()
+                if not waiting:
+                    continue
+                worker = _Worker(worker.gpu, worker.n_threads)
+                _pool.append(worker)
+            if waiting:
+                worker.pipe.send(waiting.pop())
+                busy[worker.pipe] = worker
+
+
+def _fill_pool(n_jobs: int) -> None:
+    from domainbed.command_launchers.multi_gpu import visible_gpus
+
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus: list[str | None] = list(visible_gpus()) or [None] * (n_cores or 1)
+    # a job's numbers depend on its threads, so on a CPU they are always one
+    n_threads = 1 if gpus[0] is None else max(1, (n_cores or 1) // len(gpus))
+    for worker in _pool:
+        gpus.remove(worker.gpu)
+    for gpu in gpus[: max(0, n_jobs - len(_pool))]:
+        _pool.append(_Worker(gpu, n_threads))
+
+
+def _work(pipe: Connection, gpu: str | None, n_threads: int) -> None:
+    """What a worker process does until its parent closes the pipe or dies."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    import torch
+
+    from domainbed.engine import sinks
+    from domainbed.scripts import train
+
+    torch.set_num_threads(n_threads)
+    sinks.QUIET = True
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            words = shlex.split(pipe.recv())
+            if words[:3] == _TRAIN:
+                code = _in_process(train.main, words[3:])
+            else:
+                code = subprocess.run(arguments(shlex.join(words)), check=False).returncode
+            pipe.send(code)
+
+
+def _in_process(main, argv: list[str]) -> int:
+    quiet = io.StringIO()
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        try:
+            return main(argv)
+        except SystemExit as error:
+            return int(error.code or 0)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,90 @@
+"""Accuracies of an algorithm on every split of every domain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from domainbed.engine import rng
+from domainbed.engine.loading import Sequential, is_in_memory
+
+BATCH_IN_MEMORY, BATCH_OF_FILES = 256, 64
+
+
+def acc_key(env: int, split: str) -> str:
+    """Name of an accuracy in a record: split is "in", "out", "uda", or "all" for the domain."""
+    return f"env{env}_{split}_acc"
+
+
+def is_right(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Which rows of logits (batch, classes) predict y (batch,); one column means two classes."""
+    if logits.size(1) == 1:
+        return logits[:, 0].gt(0).eq(y.bool())
+    return logits.argmax(1).eq(y)
+
+
+def accuracy(
+    network: Any, loader: Iterable, weights: torch.Tensor | None, device: torch.device | str
+) -> float:
+    """Accuracy in [0, 1] of `network.predict` over a loader of (x, y), samples weighted."""
+    right = []
+    network.eval()
+    with torch.no_grad():
+        for x, y in loader:
+            right.append(is_right(network.predict(x.to(device)), y.to(device)).float().cpu())
+    network.train()
+    rights = torch.cat(right)
+    weights = torch.ones(len(rights)) if weights is None else torch.as_tensor(weights)
+    return float((rights * weights[: len(rights)]).sum() / weights[: len(rights)].sum())
+
+
+class Evaluator:
+    """Measures accuracies on named splits of domains, reading each domain once, in order.
+
+    splits: domain index -> split name -> keys of the domain. Nothing here touches the global
+    random streams, so how often one evaluates cannot change what is trained.
+    """
+
+    def __init__(
+        self,
+        environments: Sequence[Any],
+        splits: Mapping[int, Mapping[str, Sequence[int]]],
+        device: torch.device | str,
+        num_workers: int = 0,
+    ) -> None:
+        self.environments, self.splits = environments, splits
+        self.device, self.num_workers = device, num_workers
+
+    def evaluate(
+        self,
+        algorithm: Any,
+        envs: Iterable[int] | None = None,
+        splits: Sequence[str] = ("in", "out", "uda"),
+    ) -> dict[str, float]:
+        """Accuracies in [0, 1] by `acc_key`, of all domains or those of `envs`."""
+        accs = {}
+        for env in self.splits if envs is None else envs:
+            keys = {name: self.splits[env][name] for name in splits if len(self.splits[env][name])}
+            right = self.right(algorithm, env, sorted(k for some in keys.values() for k in some))
+            for name, some in keys.items():
+                accs[acc_key(env, name)] = sum(right[key] for key in some) / len(some)
+        return accs
+
+    def right(self, algorithm: Any, env: int, keys: Sequence[int]) -> dict[int, bool]:
+        """Whether samples `keys` of a domain are classified rightly, by key."""
+        environment = self.environments[env]
+        in_memory = is_in_memory(environment)
+        workers = 0 if in_memory else self.num_workers
+        size = BATCH_IN_MEMORY if in_memory else BATCH_OF_FILES
+        batches = Sequential(environment, keys, size, env)
+        was_training = algorithm.training
+        algorithm.eval()
+        right: list[bool] = []
+        with rng.preserved(), torch.no_grad():
+            for x, y in batches.loader(workers):
+                logits = algorithm.predict(x.to(self.device))
+                right += is_right(logits, y.to(self.device)).tolist()
+        algorithm.train(was_training)
+        return dict(zip(keys, right))

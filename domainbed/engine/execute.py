@@ -1,0 +1,134 @@
+"""Do one job in its run folder: start it, keep what went wrong, mark it done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+from filelock import Timeout
+
+from domainbed import __version__
+from domainbed.engine import sinks
+from domainbed.engine.options import Options
+from domainbed.engine.run import Run
+from domainbed.engine.trainer import RunFailed
+from domainbed.jobs import Job
+from domainbed.registry import InputError, resolve
+from domainbed.runs import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def execute(options: Options) -> None:
+    """Do the job that `options` describe, unless its folder says that it is done.
+
+    Raises `InputError` for what the user can mend and `RunFailed` for a run that cannot go on;
+    both, and any other error, are kept in the folder's `failed` and err.txt.
+    """
+    folder = RunFolder(options.output_dir)
+    folder.create()
+    try:
+        with folder.lock().acquire(timeout=0):
+            if _is_done_already(folder, options):
+                return
+            _execute(options, folder)
+    except Timeout:
+        raise InputError(
+            f"{folder.path} is being written by another process; wait for it, or give another "
+            "--output_dir"
+        ) from None
+
+
+def _execute(options: Options, folder: RunFolder) -> None:
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    folder.begin({"args": options.recorded(), "code_version": __version__})
+    with sinks.logging_to(folder):
+        try:
+            run = Run(options, _finished_needs(options))
+            folder.describe(run.description())
+            _say_what_runs(run)
+            resolve(run.method.execute)(run)
+            folder.finish()
+        except (InputError, RunFailed) as error:
+            folder.fail(str(error))
+            raise
+        except Exception as error:
+            folder.fail(f"{type(error).__name__}: {error}".split("\n")[0])
+            logger.exception("the run failed")
+            raise
+
+
+def _is_done_already(folder: RunFolder, options: Options) -> bool:
+    """Whether this very job is done; a finished job of other arguments is moved aside."""
+    if not folder.is_done:
+        return False
+    theirs = folder.description().get("args")
+    if theirs is None or theirs == json.loads(json.dumps(options.recorded())):
+        logger.warning("%s is done; delete it to run it again", folder.path)
+        return True
+    n = 1
+    while (aside := Path(f"{folder.path}.{n}")).exists():
+        n += 1
+    aside.mkdir()
+    for file in folder.path.iterdir():
+        if file.name != ".lock":
+            os.replace(file, aside / file.name)
+    logger.warning("%s held a run of other arguments, which is in %s now", folder.path, aside)
+    return False
+
+
+def _finished_needs(options: Options) -> dict[str, list[RunFolder]]:
+    """The folders of the runs that this one starts from, by role; all must be done."""
+    job = Job(options.identity(), os.path.dirname(options.output_dir) or ".")
+    needs: dict[str, list[RunFolder]] = {}
+    for need in job.needs:
+        needs.setdefault(need.role, []).append(need.job.folder)
+    waiting = [need.job for need in job.needs if not need.job.folder.is_done]
+    if waiting:
+        raise InputError(
+            f"{options.algorithm} needs {len(job.needs)} finished runs, of which {len(waiting)} "
+            f"are not there, such as {waiting[0].output_dir} ({waiting[0].command_str}); "
+            f"run them first, or let `python -m domainbed.scripts.sweep launch --algorithms "
+            f"{options.algorithm} ...` do so"
+        )
+    return needs
+
+
+def _say_what_runs(run: Run) -> None:
+    logger.info("Environment:")
+    logger.info("\tPython: %s", platform.python_version())
+    logger.info("\tPyTorch: %s, %d threads", torch.__version__, torch.get_num_threads())
+    logger.info("\tCUDA: %s", torch.version.cuda if torch.cuda.is_available() else "not used")
+    logger.info("\tDevice: %s", run.device)
+    logger.info("Args:")
+    for key, value in sorted(run.options.recorded().items()):
+        logger.info("\t%s: %s", key, value)
+    logger.info("HParams:")
+    for key, value in sorted(run.hparams.items()):
+        logger.info("\t%s: %s", key, value)
+
+
+def run_main(options: Options) -> int:
+    """Do a job for a command line; 0 if it is done, 2 for a wrong input, 1 for a failed run."""
+    try:
+        execute(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        print(
+            f"failed: {type(error).__name__}: {error}".split("\n")[0]
+            + f" (see {Path(options.output_dir) / 'err.txt'})",
+            file=sys.stderr,
+        )
+        return 1
+    return 0

@@ -1,0 +1,125 @@
+"""How the weights of a run start, and where they come from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from domainbed.engine.run import Run
+from domainbed.lib import weights
+from domainbed.networks import foundations
+from domainbed.registry import InputError
+from domainbed.runs import BEST, LAST, RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class InitialWeights:
+    """Loads weights into a fresh algorithm and keeps account of their origin.
+
+    The account, `provenance`, goes into run.json and into the headers of weights:
+    foundation {name, sha256} is what the featurizer descends from, initial lists the files that
+    were loaded {role, run, sha256}, datasets_seen all datasets that the featurizer was trained on,
+    head the sha256 of the classifier at the start.
+    """
+
+    def __init__(self, run: Run, algorithm: Any) -> None:
+        self.run, self.algorithm = run, algorithm
+        featurizer = getattr(algorithm, "featurizer", algorithm)
+        state = weights.tensors(featurizer)
+        self.provenance: dict[str, Any] = {
+            "foundation": {
+                "name": getattr(featurizer, "foundation", ""),
+                "sha256": weights.content_hash(state),
+            },
+            "initial": [],
+            "datasets_seen": [],
+        }
+
+    def load_all(self, path: Path, role: str) -> dict[str, Any]:
+        """Load every weight of the algorithm, strictly; return the file's own provenance."""
+        state, header = weights.read(path)
+        weights.load_matching(self.algorithm, state, str(path))
+        return self._account(path, role, header, state)
+
+    def load_featurizer(self, path: Path, role: str) -> dict[str, Any]:
+        """Load the featurizer strictly, leaving the file's head; return the file's provenance."""
+        state, header = weights.read(path)
+        kept = foundations.featurizer_state(state)
+        weights.load_matching(self.algorithm.featurizer, kept, str(path))
+        return self._account(path, role, header, state)
+
+    def _account(
+        self, path: Path, role: str, header: Mapping[str, Any], state: weights.State
+    ) -> dict[str, Any]:
+        theirs = header.get("provenance", {})
+        if theirs.get("foundation"):
+            self.provenance["foundation"] = theirs["foundation"]
+        seen = dict.fromkeys([*self.provenance["datasets_seen"], *theirs.get("datasets_seen", [])])
+        self.provenance["datasets_seen"] = list(seen)
+        entry = {"role": role, "run": path.parent.name, "sha256": weights.content_hash(state)}
+        self.provenance["initial"].append(entry)
+        logger.info("%s: weights of %s", role, path)
+        return theirs
+
+    def finish(self) -> dict[str, Any]:
+        """The provenance of what this run is going to train."""
+        seen = dict.fromkeys([*self.provenance["datasets_seen"], self.run.options.dataset])
+        self.provenance["datasets_seen"] = list(seen)
+        if hasattr(self.algorithm, "classifier"):
+            self.provenance["head"] = weights.content_hash(weights.tensors(self.algorithm.classifier))
+        return self.provenance
+
+
+def start(run: Run, algorithm: Any) -> dict[str, Any]:
+    """Load what a run starts from and freeze what it does not train; return the provenance.
+
+    An algorithm that defines `start(initial: InitialWeights)` says itself what it starts from;
+    --path_init comes before.
+    """
+    initial = InitialWeights(run, algorithm)
+    if run.options.path_init:
+        _from_path(initial, Path(run.options.path_init))
+    if hasattr(algorithm, "start"):
+        algorithm.start(initial)
+    if run.options.what_is_trainable == "classifier":
+        if not hasattr(algorithm, "featurizer"):
+            raise InputError(
+                f"--what_is_trainable classifier was given, but {run.options.algorithm} has no "
+                "featurizer to freeze; use ERM or another algorithm that has one"
+            )
+        freeze(algorithm.featurizer)
+    return initial.finish()
+
+
+def _from_path(initial: InitialWeights, path: Path) -> None:
+    """Take all weights of a file if its head fits this run's classes, else its featurizer."""
+    if path.is_dir():
+        best = path / BEST
+        path = best if best.is_file() else path / LAST
+    state, _ = weights.read(path)
+    own = weights.tensors(initial.algorithm)
+    if all(name in state and state[name].shape == own[name].shape for name in own):
+        initial.load_all(path, "path_init")
+    else:
+        initial.load_featurizer(path, "path_init")
+        logger.warning("the head of %s does not fit and starts anew", path)
+
+
+def freeze(featurizer: torch.nn.Module) -> None:
+    """Keep a featurizer as it is: no gradients, no moving statistics, no dropout."""
+    featurizer.requires_grad_(False)
+    featurizer.eval()
+    featurizer.train = lambda mode=True: featurizer  # type: ignore[method-assign]
+
+
+def needed_weights(folder: RunFolder, name: str) -> Path:
+    """A weight file of a finished run; raises `InputError` where it was not kept."""
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run {folder.path} again without --skip_model_save")
+    return path

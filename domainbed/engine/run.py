@@ -1,0 +1,259 @@
+"""One run: its options checked, its data split, its folder ready to be written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from domainbed import __version__, algorithms, datasets, hparams_registry, protocols
+from domainbed.datasets.base import evaluation_view
+from domainbed.engine import rng
+from domainbed.engine.evaluator import Evaluator, acc_key
+from domainbed.engine.loading import Source, Stream, is_in_memory
+from domainbed.engine.options import TASKS, Options
+from domainbed.engine.sinks import Records
+from domainbed.engine.splits import split_keys
+from domainbed.lib.seeds import seed_hash
+from domainbed.registry import InputError
+from domainbed.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Split:
+    """Keys of one domain: to train or test on, to validate on, to adapt to."""
+
+    in_: Sequence[int]
+    out: Sequence[int]
+    uda: Sequence[int] = ()
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, data_dir: str | None, test_envs: tuple[int, ...], hparams: str, seed: int):
+    """A dataset, kept in memory for the next run of this process that asks for the same."""
+    with rng.preserved():
+        rng.seed_cpu(seed)
+        return datasets.make(
+            name, data_dir, list(test_envs), hparams_registry.parse_overrides(hparams)
+        )
+
+
+class Run:
+    """Everything that a job shares, whether it trains or averages.
+
+    Building one checks all that can be checked before work is spent, and raises `InputError`.
+    """
+
+    def __init__(self, options: Options, needs: Mapping[str, list[RunFolder]]) -> None:
+        self.options = options
+        self.needs = needs
+        self.protocol = protocols.get_protocol(options.protocol)
+        self.method = algorithms.get_method(options.algorithm)
+        self.folder = RunFolder(options.output_dir)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.hparams = self._hparams()
+        self.dataset = self._make_dataset()
+        self.env_names = datasets.environments(options.dataset, options.data_dir)
+        self.splits = [self._split(env) for env in range(len(self.dataset))]
+        self._check_sizes()
+        self.records = Records(self.folder)
+        self.provenance: dict[str, Any] = {}
+
+    def _hparams(self) -> dict[str, Any]:
+        o = self.options
+        seed = seed_hash(o.hparams_seed, o.trial_seed) if o.hparams_seed else None
+        overrides = hparams_registry.parse_overrides(o.hparams)
+        names = hparams_registry.space(o.algorithm, o.dataset)
+        preset = {key: value for key, value in self.protocol.hparams.items() if key in names}
+        return hparams_registry.resolve(o.algorithm, o.dataset, seed, {**preset, **overrides})
+
+    def _make_dataset(self) -> Any:
+        o = self.options
+        if o.task not in TASKS:
+            raise InputError(f"--task was given {o.task!r}; expected one of {', '.join(TASKS)}")
+        for name in ("holdout_fraction", "uda_holdout_fraction"):
+            if not 0 <= getattr(o, name) < 1:
+                raise InputError(f"--{name} was given {getattr(o, name)}; expected 0 <= x < 1")
+        for name, least in (("steps", 1), ("checkpoint_freq", 1), ("num_workers", 0)):
+            if getattr(o, name) is not None and getattr(o, name) < least:
+                raise InputError(f"--{name} was given {getattr(o, name)}; expected >= {least}")
+        datasets.find(o.dataset, o.data_dir)
+        datasets.check(o.dataset, o.data_dir)
+        seed = o.seed if self.protocol.partition_by_seed else seed_hash("dataset", o.trial_seed)
+        text = hparams_registry.json.dumps(self._data_hparams(), sort_keys=True)
+        return _dataset(o.dataset, o.data_dir, o.test_envs, text, seed)
+
+    def _data_hparams(self) -> dict[str, Any]:
+        """The hparams that a built-in dataset reads; a plug-in's dataset may read any."""
+        cls = datasets.find(self.options.dataset, self.options.data_dir)
+        if cls.__module__.split(".")[0] != "domainbed":
+            return self.hparams
+        return {k: self.hparams[k] for k in ("data_augmentation", "image_size") if k in self.hparams}
+
+    @cached_property
+    def test_envs(self) -> list[int]:
+        """The domains held out; none for --test_envs -1."""
+        return [env for env in self.options.test_envs if env >= 0]
+
+    @cached_property
+    def train_envs(self) -> list[int]:
+        """The domains trained on."""
+        return [env for env in range(len(self.dataset)) if env not in self.test_envs]
+
+    def _split(self, env: int) -> Split:
+        o, n = self.options, len(self.dataset[env])
+        seed = seed_hash(o.trial_seed, env)
+        out, in_ = split_keys(n, int(n * o.holdout_fraction), seed)
+        uda: Sequence[int] = ()
+        if env in self.test_envs and o.uda_holdout_fraction:
+            first, rest = split_keys(len(in_), int(len(in_) * o.uda_holdout_fraction), seed)
+            uda, in_ = [in_[i] for i in first], [in_[i] for i in rest]
+        return Split(in_, out, uda)
+
+    def _check_sizes(self) -> None:
+        if not self.train_envs:
+            raise InputError(
+                f"--test_envs {list(self.options.test_envs)} holds out every domain of "
+                f"{self.options.dataset} ({', '.join(self.env_names)}); leave one to train on"
+            )
+        batch = self.hparams["batch_size"]
+        for env in self.train_envs:
+            n = len(self.splits[env].in_)
+            if n < batch:
+                raise InputError(
+                    f"Domain {self.env_names[env]!r} of {self.options.dataset} has {n} training "
+                    f"samples, fewer than batch_size={batch}; lower batch_size with "
+                    f"""--hparams '{{"batch_size": {max(n, 1)}}}' or drop the domain"""
+                )
+        if self.options.task == "domain_adaptation":
+            if not any(len(self.splits[env].uda) for env in self.test_envs):
+                raise InputError(
+                    "--task domain_adaptation needs unlabelled samples of a test domain; "
+                    "give --uda_holdout_fraction above 0 and a --test_envs"
+                )
+
+    @property
+    def n_steps(self) -> int:
+        """Updates of this run."""
+        o = self.options
+        return o.steps or self.protocol.steps.get(o.dataset) or self.dataset.N_STEPS
+
+    @property
+    def checkpoint_freq(self) -> int:
+        """Updates between two records."""
+        o = self.options
+        preset = self.protocol.checkpoint_freq.get(o.dataset)
+        return o.checkpoint_freq or preset or self.dataset.CHECKPOINT_FREQ
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Updates until the smallest training domain was drawn once over."""
+        least = min(len(self.splits[env].in_) for env in self.train_envs)
+        return least / self.hparams["batch_size"]
+
+    @cached_property
+    def num_workers(self) -> int:
+        """Processes that load data: none for data in memory or a run that has one core."""
+        if self.options.num_workers is not None:
+            return self.options.num_workers
+        if all(is_in_memory(env) for env in self.dataset) or torch.get_num_threads() == 1:
+            return 0
+        return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+    def stream(self) -> Stream:
+        """The training batches: first those of the training domains, then those to adapt to."""
+        sources = [self._source(env, self.splits[env].in_) for env in self.train_envs]
+        if self.options.task == "domain_adaptation":
+            sources += [self._source(env, self.splits[env].uda, "uda") for env in self.test_envs]
+        return Stream(sources, self.hparams["batch_size"], self.options.seed)
+
+    def _source(self, env: int, keys: Sequence[int], split: str = "in") -> Source:
+        from domainbed.engine.splits import Subset, make_weights_for_balanced_classes
+
+        weights = None
+        if self.hparams.get("class_balanced"):
+            weights = make_weights_for_balanced_classes(Subset(self.dataset[env], keys))
+        return Source(f"{env} {split}", self.dataset[env], keys, weights)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Accuracies on every split; on un-augmented images unless the protocol says otherwise."""
+        view = (lambda env: env) if self.protocol.val_augment else evaluation_view
+        splits = {
+            env: {"in": split.in_, "out": split.out, "uda": split.uda}
+            for env, split in enumerate(self.splits)
+        }
+        views = [view(env) for env in self.dataset]
+        return Evaluator(views, splits, self.device, self.num_workers)
+
+    def id_score(self, accs: Mapping[str, float]) -> float:
+        """Mean accuracy on the training domains' out splits, which selects without the target.
+
+        0 where nothing is held out.
+        """
+        keys = [acc_key(env, "out") for env in self.train_envs]
+        values = [accs[key] for key in keys if key in accs]
+        return sum(values) / len(values) if values else 0.0
+
+    def whole_domain_acc(self, accs: Mapping[str, float], env: int) -> float:
+        """Accuracy on all samples of a domain, from those of its splits."""
+        split = self.splits[env]
+        sizes = {"in": len(split.in_), "out": len(split.out), "uda": len(split.uda)}
+        right = sum(n * accs[acc_key(env, name)] for name, n in sizes.items() if n)
+        return right / sum(sizes.values())
+
+    def build(self) -> Any:
+        """The algorithm, its initial weights drawn from the run's seed."""
+        rng.seed_all(self.options.seed)
+        hparams = dict(self.hparams)
+        if self.options.foundation is not None:
+            hparams["foundation"] = self.options.foundation
+        cls = self.method.load()
+        algorithm = cls(
+            self.dataset.input_shape, self.dataset.num_classes, len(self.train_envs), hparams
+        )
+        return algorithm.to(self.device)
+
+    def description(self) -> dict[str, Any]:
+        """What run.json and the headers of weights say."""
+        return {
+            "args": self.options.recorded(),
+            "hparams": self.hparams,
+            "protocol": self.protocol.name,
+            "provenance": self.provenance,
+            "code_version": __version__,
+            "input_shape": list(self.dataset.input_shape),
+            "num_classes": self.dataset.num_classes,
+            "num_domains": len(self.train_envs),
+            "environments": self.env_names,
+        }
+
+    def record(self, step: int, values: Mapping[str, float], accs: Mapping[str, float]) -> None:
+        """Write one record."""
+        memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+        self.records.write(
+            {
+                "step": step,
+                "epoch": step / self.steps_per_epoch,
+                **values,
+                **accs,
+                "mem_gb": memory,
+                "hparams": self.hparams,
+                "args": self.options.recorded(),
+                "environments": self.env_names,
+            }
+        )
+
+    def save(self, name: str, algorithm: Any, **header: Any) -> None:
+        """Write the algorithm's weights, with a header that says where they come from."""
+        from domainbed.lib import weights
+
+        if not self.options.skip_model_save:
+            weights.save(
+                Path(self.folder / name), weights.tensors(algorithm), {**self.description(), **header}
+            )

@@ -1,0 +1,87 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import defaultdict
+from typing import Any
+
+from tqdm import tqdm
+
+from domainbed.engine import initial_weights, sinks
+from domainbed.engine.run import Run
+from domainbed.runs import BEST, LAST
+
+logger = logging.getLogger(__name__)
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on, told in one line."""
+
+
+class Trainer:
+    """Trains an algorithm, records it at checkpoints, and keeps its best and its last weights."""
+
+    def __init__(self, run: Run, algorithm: Any) -> None:
+        self.run, self.algorithm = run, algorithm
+        self.window: dict[str, list[float]] = defaultdict(list)
+        self.best = -math.inf
+
+    def train(self) -> None:
+        """Do every step."""
+        n_steps, batches = self.run.n_steps, self.run.stream()
+        self.algorithm.train()
+        started = time.time()
+        steps = batches.steps(0, n_steps, self.run.num_workers)
+        with tqdm(total=n_steps, unit="step", disable=sinks.QUIET or None) as progress:
+            for step, minibatches in enumerate(steps):
+                self._update(step, minibatches, progress)
+                if step % self.run.checkpoint_freq == 0 or step == n_steps - 1:
+                    self._checkpoint(step)
+        logger.info("trained %d steps in %.1f s", n_steps, time.time() - started)
+
+    def _update(self, step: int, minibatches: list, progress: tqdm) -> None:
+        start, device = time.time(), self.run.device
+        n_domains = len(self.run.train_envs)
+        on_device = [(x.to(device), y.to(device)) for x, y in minibatches]
+        unlabeled = [x for x, _ in on_device[n_domains:]] or None
+        values = self.algorithm.update(on_device[:n_domains], unlabeled)
+        for key, value in values.items():
+            if not math.isfinite(value):
+                raise RunFailed(
+                    f"{key} is {value} at step {step}; training cannot go on. "
+                    "Try a smaller learning rate"
+                )
+            self.window[key].append(float(value))
+        seconds = time.time() - start
+        self.window["step_time"].append(seconds)
+        if not progress.disable:
+            n_images = sum(len(y) for _, y in minibatches)
+            shown = {k: f"{v:.3g}" for k, v in values.items() if "loss" in k}
+            progress.set_postfix({**shown, "images/s": f"{n_images / seconds:.0f}"}, refresh=False)
+        progress.update()
+
+    def _checkpoint(self, step: int) -> None:
+        run = self.run
+        accs = run.evaluator.evaluate(self.algorithm)
+        values = {key: sum(window) / len(window) for key, window in self.window.items()}
+        self.window.clear()
+        run.record(step, values, accs)
+        if run.options.save_model_every_checkpoint:
+            run.save(f"model_step{step}.safetensors", self.algorithm, step=step)
+        score = run.id_score(accs)
+        if score > self.best:
+            self.best = score
+            run.save(BEST, self.algorithm, step=step, id_acc=score)
+        if step == run.n_steps - 1:
+            run.save(LAST, self.algorithm, step=step, id_acc=score)
+
+
+def train(run: Run) -> None:
+    """Train one run from its initial weights to its last step."""
+    algorithm = run.build()
+    run.provenance = initial_weights.start(run, algorithm)
+    run.folder.describe(run.description())
+    Trainer(run, algorithm).train()

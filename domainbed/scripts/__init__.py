@@ -1,0 +1,33 @@
+"""Command lines: each builds a parser and has main(argv) -> exit code; the work is elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+from domainbed.registry import InputError, use_plugins
+
+Main = Callable[..., int]
+
+
+def one_line(main: Main) -> Main:
+    """Tell a wrong input in one line on stderr and end with exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return wrapped
+
+
+def load_named_plugins(argv: Sequence[str] | None) -> None:
+    """Import what --plugins names before the parser is built, since plug-ins add options."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--plugins", nargs="+", default=[])
+    use_plugins(early.parse_known_args(argv)[0].plugins)

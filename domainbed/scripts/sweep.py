@@ -1,0 +1,84 @@
+"""Run, watch or clean up a sweep: algorithms x datasets x test domains x hparams x trials."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from domainbed import algorithms, command_launchers, datasets, sweep
+from domainbed.engine.options import add_common_arguments
+from domainbed.jobs import Job, make_args_list
+from domainbed.runs import INCOMPLETE
+from domainbed.scripts import load_named_plugins, one_line
+
+__all__ = ["Job", "make_args_list", "build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of DomainBed's sweep, and more."""
+    parser = argparse.ArgumentParser(prog="domainbed.scripts.sweep", description=__doc__)
+    add = parser.add_argument
+    add("command", choices=("launch", "status", "delete_incomplete"))
+    add("--datasets", nargs="+", default=datasets.DATASETS, metavar="DATASET")
+    add("--algorithms", nargs="+", default=algorithms.ALGORITHMS, metavar="ALGORITHM")
+    add("--n_hparams_from", type=int, default=0)
+    add("--n_hparams", type=int, default=20, help="the defaults, and draws beside them")
+    add("--n_trials", type=int, default=3)
+    add("--seed", type=int, default=0, help="0 gives runs DomainBed's seeds, others new ones")
+    add("--output_dir", help="where the run folders are")
+    add("--hparams", metavar="JSON", help="values that override defaults and draws")
+    add("--command_launcher", default="workers", help=", ".join(command_launchers.REGISTRY))
+    add("--single_test_envs", action="store_true", help="no pairs of test domains")
+    add("--skip_confirmation", action="store_true")
+    add("--config", metavar="FILE.toml", help="arguments by name; those given here win")
+    add_common_arguments(parser)
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse arguments, taking those that are not given from the file of --config."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.config:
+        parser.set_defaults(**sweep.read_config(args.config, parser))
+        args = parser.parse_args(argv)
+    return args
+
+
+def is_confirmed(args: argparse.Namespace) -> bool:
+    """Ask, unless told not to."""
+    return args.skip_confirmation or input("Are you sure? (y/n) ").strip().lower() == "y"
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; 0 if all is well, 1 if a job is not done, 2 for a wrong input, 130 if interrupted."""
+    load_named_plugins(argv)
+    args = parse(argv)
+    launcher = command_launchers.REGISTRY[args.command_launcher]
+    asked, graph = sweep.plan(args)
+    print(sweep.status(graph))
+    if args.command == "launch":
+        if all(job.folder.is_done for job in graph):
+            return 0
+        n_more = len(graph) - len(asked)
+        print(f"About to launch {len(asked)} jobs and {n_more} that they need, those done excepted.")
+        if not is_confirmed(args):
+            return 0
+        try:
+            return sweep.launch(asked, graph, launcher)
+        except KeyboardInterrupt:
+            print("Interrupted; launch again to go on.", file=sys.stderr)
+            return 130
+    if args.command == "delete_incomplete":
+        incomplete = [job for job in graph if job.state == INCOMPLETE]
+        print(f"About to delete {len(incomplete)} jobs.")
+        if incomplete and is_confirmed(args):
+            Job.delete(incomplete)
+            print(f"Deleted {len(incomplete)} jobs!")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

