@@ -31,3 +31,26 @@ class MNIST_CNN(nn.Module):  # noqa: N801 (DomainBed's name)
         x = self.bn2(F.relu(self.conv3(x)))
         x = self.bn3(F.relu(self.conv4(x)))
         return self.avgpool(x).flatten(1)
+
+
+class ContextNet(nn.Module):
+    """Adaptive risk minimisation's context network (Zhang et al. 2021, arXiv 2007.02931).
+
+    Maps (batch, channels, h, w) to one map (batch, 1, h, w) that keeps the image's size.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.context_net = nn.Sequential(
+            nn.Conv2d(input_shape[0], 64, 5, padding=2),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 5, padding=2),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.Conv2d(64, 1, 5, padding=2),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Context of shape (batch, 1, h, w)."""
+        return self.context_net(x)

@@ -9,10 +9,16 @@ from collections.abc import Sequence
 from domainbed import algorithms, command_launchers, datasets, sweep
 from domainbed.engine.options import add_common_arguments
 from domainbed.jobs import Job, make_args_list
+from domainbed.registry import Registry
 from domainbed.runs import INCOMPLETE
 from domainbed.scripts import load_named_plugins, one_line
 
 __all__ = ["Job", "make_args_list", "build_parser", "main"]
+
+
+def _there(names: list[str], registry: Registry) -> list[str]:
+    """DomainBed's names, in its order, of what this version has."""
+    return [name for name in names if name in registry]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="domainbed.scripts.sweep", description=__doc__)
     add = parser.add_argument
     add("command", choices=("launch", "status", "delete_incomplete"))
-    add("--datasets", nargs="+", default=datasets.DATASETS, metavar="DATASET")
-    add("--algorithms", nargs="+", default=algorithms.ALGORITHMS, metavar="ALGORITHM")
+    add("--datasets", nargs="+", default=_there(datasets.DATASETS, datasets.REGISTRY), metavar="DATASET")
+    add("--algorithms", nargs="+", default=_there(algorithms.ALGORITHMS, algorithms.REGISTRY), metavar="ALGORITHM")
     add("--n_hparams_from", type=int, default=0)
     add("--n_hparams", type=int, default=20, help="the defaults, and draws beside them")
     add("--n_trials", type=int, default=3)

@@ -1,0 +1,262 @@
+"""Datasets of image files, `<data_dir>/<folder>/<domain>/<class>/<image>`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from domainbed.datasets.base import MultipleDomainDataset, how_to_fetch, require_data_dir
+from domainbed.datasets.images import ImageEnvironment, fits_in_memory, has_image, is_image
+from domainbed.registry import InputError
+
+if TYPE_CHECKING:
+    from domainbed.hparams_registry import HParam
+
+logger = logging.getLogger(__name__)
+
+
+class ImageFolders(MultipleDomainDataset):
+    """One folder for each domain, in it one for each class.
+
+    A label is the index of a class in the sorted class list, which all domains share. Samples are
+    sorted by class, folder and name, as torchvision's ImageFolder does. hparams: image_size (224)
+    is the height and width of the input, data_augmentation that of domains trained on.
+    """
+
+    CHECKPOINT_FREQ = 300
+    KIND = "photos"
+    NEEDS_FILES = True
+    FOLDER: str
+    """Folder under --data_dir; the name of the class would also do."""
+    DOMAINS: Sequence[str]
+    """Folder of each environment."""
+
+    def __init__(
+        self, root: str | Path | None, test_envs: Sequence[int], hparams: Mapping[str, Any]
+    ) -> None:
+        folder = self.find_folder(root)
+        domains = match_domains(folder, self.DOMAINS, self.ENVIRONMENTS)
+        self.classes = common_classes(domains)
+        self.num_classes = len(self.classes)
+        size = hparams.get("image_size", 224)
+        self.input_shape = (3, size, size)
+        strays = [e.path for e in _entries(folder) if Path(e.path) not in domains]
+        samples = [_samples(domain, self.classes, strays) for domain in domains]
+        _report(folder, strays)
+        keep = fits_in_memory([path for domain in samples for path, _ in domain])
+        augment = hparams.get("data_augmentation", True)
+        self.datasets = [
+            ImageEnvironment(s, self.classes, size, augment and env not in test_envs, keep)
+            for env, s in enumerate(samples)
+        ]
+
+    @classmethod
+    def find_folder(cls, data_dir: str | Path | None) -> Path:
+        """The dataset's folder under `data_dir`; raises `InputError` if there is none."""
+        root = require_data_dir(cls.__name__, data_dir)
+        for name in (cls.FOLDER, cls.__name__):
+            if (root / name).is_dir():
+                return root / name
+        raise InputError(
+            f"{cls.__name__} is not in {root}: expected its images in "
+            f"{root / cls.FOLDER}/<domain>/<class>/; put them there, or run "
+            f"`{how_to_fetch(cls.__name__, root)}`"
+        )
+
+    @classmethod
+    def check(cls, data_dir: str | Path | None) -> None:
+        """Raise `InputError` unless all domains are there with the same classes, none empty."""
+        common_classes(match_domains(cls.find_folder(data_dir), cls.DOMAINS, cls.ENVIRONMENTS))
+
+
+class VLCS(ImageFolders):
+    """Photos of 5 classes from four collections. Fang et al. 2013; 10,729 images."""
+
+    ENVIRONMENTS = ("C", "L", "S", "V")
+    FOLDER = "VLCS"
+    DOMAINS = ("Caltech101", "LabelMe", "SUN09", "VOC2007")
+
+
+class PACS(ImageFolders):
+    """Art, cartoons, photos, sketches of 7 classes. Li et al. 2017, arXiv 1710.03077; 9,991."""
+
+    ENVIRONMENTS = ("A", "C", "P", "S")
+    FOLDER = "PACS"
+    DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
+
+
+class OfficeHome(ImageFolders):
+    """Things of office and home, 65 classes. Venkateswara et al. 2017, arXiv 1706.07522; 15,588."""
+
+    ENVIRONMENTS = ("A", "C", "P", "R")
+    FOLDER = "office_home"
+    DOMAINS = ("Art", "Clipart", "Product", "Real World")
+
+
+class TerraIncognita(ImageFolders):
+    """Animals at four camera traps, 10 classes. Beery et al. 2018, arXiv 1807.04975."""
+
+    ENVIRONMENTS = ("L100", "L38", "L43", "L46")
+    FOLDER = "terra_incognita"
+    DOMAINS = ("location_100", "location_38", "location_43", "location_46")
+
+
+class DomainNet(ImageFolders):
+    """Six styles of 345 classes, 586,575 images. Peng et al. 2019, arXiv 1812.01754."""
+
+    CHECKPOINT_FREQ = 1000
+    ENVIRONMENTS = ("clip", "info", "paint", "quick", "real", "sketch")
+    FOLDER = "domain_net"
+    DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+    N_IMAGES = 586_575
+    """Without the 9,431 duplicates of the archives."""
+
+    def __init__(
+        self, root: str | Path | None, test_envs: Sequence[int], hparams: Mapping[str, Any]
+    ) -> None:
+        super().__init__(root, test_envs, hparams)
+        n = sum(len(environment) for environment in self.datasets)
+        if n > self.N_IMAGES:
+            logger.warning(
+                "DomainNet has %d images, expected %d: results are comparable only without the "
+                "duplicates of its archives",
+                n,
+                self.N_IMAGES,
+            )
+
+    @staticmethod
+    def hparam_space() -> list[HParam]:
+        """Smaller batches than elsewhere."""
+        from domainbed.hparams_registry import HParam
+
+        return [HParam("batch_size", 32, lambda r: int(2 ** r.uniform(3, 5)))]
+
+
+class SVIRO(ImageFolders):
+    """Rendered rear seats of ten cars, 7 classes. Dias Da Cruz et al. 2020, arXiv 2001.03483."""
+
+    KIND = "cars"
+    FOLDER = "sviro"
+    # fmt: off
+    ENVIRONMENTS = DOMAINS = (
+        "aclass", "escape", "hilux", "i3", "lexus", "tesla", "tiguan", "tucson", "x5", "zoe",
+    )
+    # fmt: on
+
+
+def from_folder(name: str, data_dir: str | Path) -> type[ImageFolders]:
+    """A dataset whose domains are the sub-folders of `<data_dir>/<name>`, sorted.
+
+    Raises `InputError` if none of them holds classes of images.
+    """
+    folder = Path(data_dir) / name
+    domains = tuple(d.name for d in _subfolders(folder) if classes_of(d))
+    if not domains:
+        raise InputError(
+            f"{folder} has no folder of images two levels down; expected <domain>/<class>/<image>"
+        )
+    fields = {"ENVIRONMENTS": domains, "DOMAINS": domains, "FOLDER": name, "__module__": __name__}
+    return type(name, (ImageFolders,), {"__doc__": f"The images in {folder}.", **fields})
+
+
+def match_domains(folder: Path, expected: Sequence[str], names: Sequence[str]) -> list[Path]:
+    """The folder of each domain: `expected`, else one that starts with the environment's name.
+
+    Case and punctuation do not count. If no folder matches but as many hold images as there are
+    environments, these are taken in sorted order, with a warning. Raises `InputError` otherwise.
+    """
+    found = _subfolders(folder)
+    by_name = {f.name: f for f in found}
+    taken = {by_name[e] for e in expected if e in by_name}
+    free = [f for f in found if f not in taken and classes_of(f)]
+    matched = [by_name.get(e) or _starting_with(n, free) for e, n in zip(expected, names)]
+    if all(matched) and len(set(matched)) == len(matched):
+        return matched
+    if not any(matched) and len(free) == len(names):
+        pairs = ", ".join(f"{f.name} as {n}" for f, n in zip(free, names))
+        logger.warning("No folder of %s has an expected name; taking %s", folder, pairs)
+        return free
+    raise InputError(
+        f"The domains of {folder} are not as expected: found folders "
+        f"{', '.join(by_name) or 'none'}; expected {', '.join(expected)}. Rename or add folders"
+    )
+
+
+def common_classes(domains: Sequence[Path]) -> list[str]:
+    """The sorted classes of all domains; raises `InputError` with the difference if they differ."""
+    classes = {domain: classes_of(domain) for domain in domains}
+    every = sorted(set().union(*classes.values()))
+    if not every:
+        raise InputError(f"{domains[0].parent} has no images; expected <domain>/<class>/<image>")
+    faults = []
+    for name in every:
+        have = [d.name for d in domains if name in classes[d]]
+        lack = [d.name for d in domains if name not in classes[d]]
+        if lack:
+            few = len(have) < len(lack)
+            faults.append(f"{name} only in {_list(have)}" if few else f"no {name} in {_list(lack)}")
+    if faults:
+        raise InputError(
+            f"The classes of {domains[0].parent} differ between domains: "
+            f"{_list(faults, '; ', 10)}. Give each domain a folder with images for each class"
+        )
+    return every
+
+
+def classes_of(domain: Path) -> list[str]:
+    """The names of the folders with images in a domain, sorted."""
+    return [folder.name for folder in _subfolders(domain) if has_image(folder)]
+
+
+def _samples(domain: Path, classes: list[str], strays: list[str]) -> list[tuple[str, int]]:
+    """The (path, label) of all images of a domain; whatever else is there is added to `strays`."""
+    strays += [e.path for e in _entries(domain) if e.name not in classes]
+    samples = []
+    for label, name in enumerate(classes):
+        top = os.path.join(domain, name)
+        for folder, _, files in sorted(os.walk(top, followlinks=True)):
+            for file in sorted(files):
+                path = os.path.join(folder, file)
+                if is_image(os.path.relpath(path, domain)):
+                    samples.append((path, label))
+                else:
+                    strays.append(path)
+    return samples
+
+
+def _report(folder: Path, strays: list[str]) -> None:
+    if strays:
+        examples = _list([os.path.relpath(s, folder) for s in strays])
+        logger.warning(
+            "Ignored %d files or folders of %s that are not images of a class: %s",
+            len(strays),
+            folder,
+            examples,
+        )
+
+
+def _starting_with(name: str, folders: Sequence[Path]) -> Path | None:
+    """The only folder that starts with `name`, by letters and digits alone."""
+    hits = [f for f in folders if _letters(f.name).startswith(_letters(name))]
+    return hits[0] if len(hits) == 1 else None
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [Path(e.path) for e in _entries(folder) if e.is_dir() and not e.name.startswith(".")]
+
+
+def _list(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    more = [f"... ({len(items)} in all)"] if len(items) > most else []
+    return separator.join([*items[:most], *more])
