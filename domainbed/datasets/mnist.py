@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from domainbed.datasets.base import MultipleDomainDataset
+from domainbed.datasets.base import MultipleDomainDataset, require_data_dir
 from domainbed.registry import InputError
 
 if TYPE_CHECKING:
@@ -21,13 +21,19 @@ class MultipleEnvironmentMNIST(MultipleDomainDataset):
 
     SMALL_IMAGES = True
     KIND = "mnist"
+    NEEDS_FILES = True
 
     def __init__(self, root: str, test_envs: list[int], hparams: dict[str, Any]) -> None:
         import torch
         from torchvision.datasets import MNIST
 
         assert self.ENVIRONMENTS is not None
-        parts = [MNIST(root, train=train, download=False) for train in (True, False)]
+        try:
+            parts = [MNIST(root, train=train, download=False) for train in (True, False)]
+        except (RuntimeError, ValueError, AssertionError, OSError) as error:
+            raise InputError(
+                f"The files of MNIST in {root!r} cannot be read ({error}); fetch them again"
+            ) from error
         images = torch.cat([part.data for part in parts])
         labels = torch.cat([part.targets for part in parts])
         shuffled = torch.randperm(len(images))
@@ -41,9 +47,9 @@ class MultipleEnvironmentMNIST(MultipleDomainDataset):
         raise NotImplementedError(f"{type(self).__name__} must define domain")
 
     @classmethod
-    def check(cls, data_dir: str | None) -> None:
+    def check(cls, data_dir: str | Path | None) -> None:
         """Look for MNIST's four files."""
-        raw = Path(data_dir or "") / "MNIST" / "raw"
+        raw = require_data_dir(cls.__name__, data_dir) / "MNIST" / "raw"
         kinds = [f"{part}-{what}" for part in ("train", "t10k") for what in ("images", "labels")]
         missing = [kind for kind in kinds if not list(raw.glob(f"{kind}-idx?-ubyte"))]
         if missing:
@@ -60,7 +66,7 @@ class ColoredMNIST(MultipleEnvironmentMNIST):
     1907.02893). Inputs (2, 28, 28), a channel a colour; 2 classes.
     """
 
-    ENVIRONMENTS = ["+90%", "+80%", "-90%"]
+    ENVIRONMENTS = ("+90%", "+80%", "-90%")
     COLOUR_FLIPS = (0.1, 0.2, 0.9)
     LABEL_FLIPS = 0.25
 
@@ -87,7 +93,7 @@ class RotatedMNIST(MultipleEnvironmentMNIST):
     Inputs (1, 28, 28).
     """
 
-    ENVIRONMENTS = ["0", "15", "30", "45", "60", "75"]
+    ENVIRONMENTS = ("0", "15", "30", "45", "60", "75")
 
     def __init__(self, root: str, test_envs: list[int], hparams: dict[str, Any]) -> None:
         super().__init__(root, test_envs, hparams)

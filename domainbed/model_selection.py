@@ -1,0 +1,141 @@
+"""Model selection: which run, at which step, stands for an algorithm. Pure functions of records."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from domainbed.lib.query import Q
+from domainbed.registry import Registry
+
+SELECTIONS: Registry[type] = Registry(
+    "selection method", home="domainbed.model_selection"
+)
+Acc = dict[str, float]
+
+
+def get_test_records(records: Q) -> Q:
+    """The records of runs that hold out a single domain."""
+    return records.filter(lambda record: len(record["args"]["test_envs"]) == 1)
+
+
+class SelectionMethod:
+    """Base: a method gives each run a validation and a test accuracy, in [0, 1]."""
+
+    name: str
+
+    @classmethod
+    def run_acc(cls, run_records: Q) -> Acc | None:
+        """{"val_acc", "test_acc"} of one run (one hparams_seed), None if it has none."""
+        raise NotImplementedError(f"{cls.__name__} must define run_acc")
+
+    @classmethod
+    def hparams_accs(cls, records: Q) -> Q:
+        """Pairs (accuracies, records) of the runs of a group, best validation accuracy first."""
+        pairs = [(cls.run_acc(some), some) for _, some in records.group("args.hparams_seed")]
+        found = [pair for pair in pairs if pair[0] is not None]
+        return Q(sorted(found, key=lambda pair: pair[0]["val_acc"], reverse=True))
+
+    @classmethod
+    def sweep_acc(cls, records: Q) -> float | None:
+        """The test accuracy of the run that is selected, None where there is none to select."""
+        accs = cls.hparams_accs(records)
+        return accs[0][0]["test_acc"] if len(accs) else None
+
+
+def _test_env(records: Q) -> int:
+    return records[0]["args"]["test_envs"][0]
+
+
+def _out_acc_of_training_domains(record: dict[str, Any], test_env: int) -> float | None:
+    """Mean accuracy on the out splits of the domains that were trained on."""
+    accs = []
+    for env in itertools.count():
+        if f"env{env}_in_acc" not in record:
+            break
+        if env != test_env and f"env{env}_out_acc" in record:
+            accs.append(record[f"env{env}_out_acc"])
+    return float(np.mean(accs)) if accs else None
+
+
+@SELECTIONS.register("iid")
+class IIDAccuracySelectionMethod(SelectionMethod):
+    """The step and run with the best accuracy on the training domains' out splits."""
+
+    name = "training-domain validation set"
+
+    @classmethod
+    def run_acc(cls, run_records: Q) -> Acc | None:
+        """The best step, the earliest on ties."""
+        records = get_test_records(run_records)
+        if not len(records):
+            return None
+        env = _test_env(records)
+        accs = []
+        for record in records.sorted("step"):
+            val_acc = _out_acc_of_training_domains(record, env)
+            if val_acc is not None and f"env{env}_in_acc" in record:
+                accs.append({"val_acc": val_acc, "test_acc": record[f"env{env}_in_acc"]})
+        return Q(accs).argmax("val_acc") if accs else None
+
+
+@SELECTIONS.register("loo")
+class LeaveOneOutSelectionMethod(SelectionMethod):
+    """The hparams that do best on domains held out in turn; needs runs with two test domains."""
+
+    name = "leave-one-domain-out cross-validation"
+
+    @classmethod
+    def _step_acc(cls, records: Q) -> Acc | None:
+        """Accuracies at one step, from the run with one test domain and those with two."""
+        test_records = get_test_records(records)
+        if len(test_records) != 1:
+            return None
+        record, env = test_records[0], _test_env(test_records)
+        n_envs = next(i for i in itertools.count() if f"env{i}_out_acc" not in record)
+        val_accs: dict[int, float] = {}
+        for other in records:
+            held_out = [i for i in other["args"]["test_envs"] if i != env]
+            if len(other["args"]["test_envs"]) == 2 and len(held_out) == 1:
+                acc = other.get(f"env{held_out[0]}_in_acc")
+                if acc is not None:
+                    val_accs[held_out[0]] = acc
+        if len(val_accs) < n_envs - 1:
+            return None
+        mean = float(np.mean([val_accs[i] for i in sorted(val_accs)]))
+        return {"val_acc": mean, "test_acc": record[f"env{env}_in_acc"]}
+
+    @classmethod
+    def run_acc(cls, run_records: Q) -> Acc | None:
+        """The best step among those that all runs recorded."""
+        by_step = run_records.group("step").map(lambda step, some: cls._step_acc(some))
+        accs = by_step.filter_not_none()
+        return accs.argmax("val_acc") if len(accs) else None
+
+
+@SELECTIONS.register("oracle")
+class OracleSelectionMethod(SelectionMethod):
+    """The run with the best accuracy on the test domain's own out split, at its last step."""
+
+    name = "test-domain validation set (oracle)"
+
+    @classmethod
+    def run_acc(cls, run_records: Q) -> Acc | None:
+        """The last step: no early stopping on the test domain."""
+        records = get_test_records(run_records)
+        if not len(records):
+            return None
+        env = _test_env(records)
+        last = records.sorted("step")[-1]
+        if f"env{env}_out_acc" not in last or f"env{env}_in_acc" not in last:
+            return None
+        return {"val_acc": last[f"env{env}_out_acc"], "test_acc": last[f"env{env}_in_acc"]}
+
+
+@SELECTIONS.register("iid_autolr")
+class IIDAutoLRAccuracySelectionMethod(IIDAccuracySelectionMethod):
+    """As IID, over runs whose learning rate was found by train_autolr."""
+
+    name = "auto lr training-domain validation set"
