@@ -1,0 +1,92 @@
+"""Print the tables of a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+
+from domainbed import tables
+from domainbed.lib.query import Q
+from domainbed.lib.reporting import read_records
+from domainbed.model_selection import SELECTIONS
+from domainbed.registry import InputError
+from domainbed.scripts import load_named_plugins, one_line
+
+
+def format_mean(data: Iterable[float], latex: bool) -> tuple[float | None, float | None, str]:
+    """Mean and standard error in percent of accuracies in [0, 1], and both as a cell's text."""
+    cell = tables.summarise(data)
+    text = tables.cell_text(cell, "$\\pm$" if latex else "+/-")
+    return (None, None, text) if cell is None else (cell.mean, cell.error, text)
+
+
+def print_table(
+    table: list[list[str]],
+    header_text: str,
+    row_labels: list[str],
+    col_labels: list[str],
+    colwidth: int = 10,
+    latex: bool = True,
+) -> None:
+    """Print rows of cells under a header."""
+    rows = [list(col_labels), *([label, *row] for label, row in zip(row_labels, table))]
+    if latex:
+        print("\n" + tables.latex_table(rows, colwidth))
+    else:
+        print(tables.text_table(header_text, rows, colwidth), end="")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of DomainBed's collect_results, and more."""
+    parser = argparse.ArgumentParser(prog="domainbed.scripts.collect_results", description=__doc__)
+    add = parser.add_argument
+    add("--input_dir", required=True, help="the folder of run folders")
+    add("--latex", action="store_true", help="the same as --format latex")
+    add("--auto_lr", action="store_true", help="the same as --selection iid_autolr")
+    add("--format", choices=tables.RENDERERS, default="text")
+    add("--selection", nargs="+", metavar="METHOD", help=", ".join(SELECTIONS))
+    add("--algorithms", nargs="+", metavar="ALGORITHM", help="show these only")
+    add("--datasets", nargs="+", metavar="DATASET", help="show these only")
+    add("--ddof", type=int, choices=(0, 1), default=0, help="1: sample standard deviation")
+    add("--strict", action="store_true", help="end with code 3 if anything was left out or mixed")
+    add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
+    return parser
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print; 0 if all is well, 2 for a wrong input, 3 for problems under --strict."""
+    load_named_plugins(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    args = build_parser().parse_args(argv)
+    every, problems = read_records(args.input_dir)
+    if not every:
+        raise InputError(
+            f"--input_dir {args.input_dir!r} holds no records; expected run folders with "
+            "results.jsonl, as `sweep launch --output_dir` makes them"
+        )
+    records = Q(
+        record
+        for record in every
+        if record["args"]["algorithm"] in (args.algorithms or [record["args"]["algorithm"]])
+        and record["args"]["dataset"] in (args.datasets or [record["args"]["dataset"]])
+    )
+    names = args.selection or (["iid_autolr"] if args.auto_lr else ["iid", "loo", "oracle"])
+    built = [t for name in names for t in tables.build(records, SELECTIONS[name], args.ddof)]
+    render = tables.RENDERERS["latex" if args.latex else args.format]
+    print(render(built, len(records)), end="")
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    if "loo" in names and not any(len(r["args"]["test_envs"]) == 2 for r in records):
+        print(
+            "note: leave-one-domain-out cross-validation needs runs with two test domains, and "
+            "there are none; sweep without --single_test_envs to have them",
+            file=sys.stderr,
+        )
+    return 3 if problems and args.strict else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""List the runs of one algorithm on one test domain, best first, for each selection method."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from domainbed.lib.reporting import get_grouped_records, load_records
+from domainbed.model_selection import SELECTIONS
+from domainbed.registry import InputError, nearest
+from domainbed.scripts import one_line
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="domainbed.scripts.list_top_hparams", description=__doc__)
+    parser.add_argument("--input_dir", required=True, help="the folder of run folders")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--algorithm", required=True)
+    parser.add_argument("--test_env", type=int, required=True)
+    return parser
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print; 0 if there is something to list, 2 otherwise."""
+    args = build_parser().parse_args(argv)
+    groups = get_grouped_records(load_records(args.input_dir))
+    for key, wanted in (
+        ("dataset", args.dataset),
+        ("algorithm", args.algorithm),
+        ("test_env", args.test_env),
+    ):
+        there = groups.select(key).unique()
+        groups = groups.filter_equals(key, wanted)
+        if not len(groups):
+            raise InputError(
+                f"No run in {args.input_dir!r} has {key} {wanted!r}. {nearest(wanted, map(str, there))}"
+            )
+    for name in ("iid", "loo", "oracle"):
+        method = SELECTIONS[name]
+        print(f"Model selection: {method.name}")
+        for group in groups.sorted("trial_seed"):
+            for acc, records in method.hparams_accs(group["records"]):
+                run_args = records[0]["args"]
+                print(f"  trial_seed {group['trial_seed']}, hparams_seed {run_args['hparams_seed']}")
+                print(f"    val_acc {acc['val_acc']:.4f}, test_acc {acc['test_acc']:.4f}")
+                for key, value in sorted(records[0].get("hparams", {}).items()):
+                    print(f"    {key}: {value}")
+                for folder in records.select(lambda r: r["args"].get("output_dir")).unique():
+                    print(f"    output_dir: {folder}")
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
