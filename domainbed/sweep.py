@@ -193,29 +193,31 @@ def report(graph: list[Job], done: set[str]) -> int:
     """Say where the jobs of a graph stand; 1 if any is not done."""
     left = [job for job in graph if job.output_dir not in done]
     failed = [job for job in left if job.folder.state() == runs.FAILED]
-    print(
-        f"{len(graph)} jobs: {len(done)} done, {len(failed)} failed, "
-        f"{len(left) - len(failed)} waiting"
-    )
-    for job in failed:
-        print(f"failed: {job.folder.failure()} (see {job.output_dir}/err.txt)", file=sys.stderr)
-    blocked = [job for job in left if job not in failed]
-    if blocked:
-        print(f"waiting for those, or running elsewhere: {len(blocked)} jobs, such as "
-              f"{blocked[0]}", file=sys.stderr)  # fmt: skip
+    waiting = [job for job in left if job not in failed]
+    print(f"{len(graph)} jobs: {len(done)} done, {len(failed)} failed, {len(waiting)} waiting")
+    for line in failures(failed):
+        print(line, file=sys.stderr)
+    if waiting:
+        print(f"{len(waiting)} wait for others, such as {waiting[0]}", file=sys.stderr)
     return 1 if left else 0
 
 
+def failures(failed: list[Job]) -> list[str]:
+    """A line for each reason why jobs failed, with the place to read on."""
+    reasons: dict[str, list[Job]] = {}
+    for job in failed:
+        reasons.setdefault(job.folder.failure(), []).append(job)
+    return [
+        f"{len(some)} failed: {reason} (see {some[0].output_dir}/err.txt)"
+        for reason, some in reasons.items()
+    ]
+
+
 def status(graph: list[Job]) -> str:
-    """How many jobs are in which state, and why those failed that did, grouped by reason."""
+    """How many jobs are in which state, and why those failed that did."""
     states = [job.state for job in graph]
     counts = Counter(states)
     order = (runs.DONE, runs.RUNNING, runs.INCOMPLETE, runs.FAILED, runs.NOT_LAUNCHED)
-    lines = [f"{len(graph)} jobs: " + ", ".join(f"{counts[s]} {s.lower()}" for s in order)]
-    reasons: dict[str, list[Job]] = {}
-    for job, state in zip(graph, states):
-        if state == runs.FAILED:
-            reasons.setdefault(job.folder.failure(), []).append(job)
-    for reason, failed in reasons.items():
-        lines.append(f"{len(failed)} failed: {reason} (see {failed[0].output_dir}/err.txt)")
-    return "\n".join(lines)
+    summary = f"{len(graph)} jobs: " + ", ".join(f"{counts[s]} {s.lower()}" for s in order)
+    failed = [job for job, state in zip(graph, states) if state == runs.FAILED]
+    return "\n".join([summary, *failures(failed)])

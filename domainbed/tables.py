@@ -14,6 +14,7 @@ import numpy as np
 from domainbed import algorithms, datasets
 from domainbed.lib.query import Q
 from domainbed.lib.reporting import get_grouped_records
+from domainbed.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ def summarise(accs: Iterable[float], ddof: int = 0) -> Cell | None:
     return Cell(100 * float(np.mean(values)), float(error), n)
 
 
-def in_order(names: Iterable[str], first: list[str]) -> list[str]:
-    """Names each once: those of `first` in its order, then the others as they appear."""
-    names = list(dict.fromkeys(names))
-    return [name for name in first if name in names] + [n for n in names if n not in first]
+def in_order(names: Iterable[str], listed: list[str], registry: Registry) -> list[str]:
+    """Names each once: DomainBed's in its order, others registered in theirs, the rest as seen."""
+    names = dict.fromkeys(names)
+    known = dict.fromkeys([*listed, *registry])
+    return [name for name in known if name in names] + [n for n in names if n not in known]
 
 
 def build(records: Q, selection: type, ddof: int = 0) -> list[Table]:
@@ -60,8 +62,11 @@ def build(records: Q, selection: type, ddof: int = 0) -> list[Table]:
     ]
     seen = [record["args"] for record in records]
     # a dataset or an algorithm without any result still has its row of X
-    names = in_order((a["algorithm"] for a in seen if _is_row(a)), algorithms.ALGORITHMS)
-    dataset_names = in_order((a["dataset"] for a in seen if _is_row(a)), datasets.DATASETS)
+    seen = [args for args in seen if any(env >= 0 for env in args["test_envs"])]
+    names = in_order(
+        (args["algorithm"] for args in seen), algorithms.ALGORITHMS, algorithms.REGISTRY
+    )
+    dataset_names = in_order((a["dataset"] for a in seen), datasets.DATASETS, datasets.REGISTRY)
     found: dict[tuple[str, str], list[dict]] = {}
     for group in groups:
         found.setdefault((group["algorithm"], group["dataset"]), []).append(group)
@@ -70,10 +75,6 @@ def build(records: Q, selection: type, ddof: int = 0) -> list[Table]:
         for dataset in dataset_names
     ]
     return [*tables, _averages_table(found, names, dataset_names, selection.name, ddof)]
-
-
-def _is_row(args: dict) -> bool:
-    return any(env >= 0 for env in args["test_envs"])
 
 
 def _dataset_table(

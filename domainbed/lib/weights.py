@@ -124,7 +124,7 @@ def _is_safetensors(path: Path) -> bool:
 def opened(path: str | Path) -> Any:
     """A memory-mapped safetensors file as a context manager; `InputError` for any other file."""
     try:
-        return safeopened(path, framework="pt")
+        return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as safetensors: {error}") from error
 
