@@ -102,7 +102,7 @@ class LeaveOneOutSelectionMethod(SelectionMethod):
                 acc = other.get(f"env{held_out[0]}_in_acc")
                 if acc is not None:
                     val_accs[held_out[0]] = acc
-        if len(val_accs) < n_envs - 1:
+        if not val_accs or len(val_accs) < n_envs - 1:
             return None
         mean = float(np.mean([val_accs[i] for i in sorted(val_accs)]))
         return {"val_acc": mean, "test_acc": record[f"env{env}_in_acc"]}

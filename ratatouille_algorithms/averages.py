@@ -62,7 +62,7 @@ def select_greedily(
         for i in order[1:]:
             n = len(chosen)
             mean = so_far if n > 1 else chosen[0]
-            weights.combine([mean, paths[i]], [n / (n + 1), 1 / (n + 1)], into)
+            weights.combine([mean, paths[i]], [n, 1], into)
             score = run.id_score(run.evaluator.evaluate(algorithm, run.train_envs, ("out",)))
             logger.info("with %s: ID validation accuracy %.4f", paths[i].parent.name, score)
             if score >= best:

@@ -57,10 +57,10 @@ def _layout(path: Path) -> dict[str, str]:
 def combine(
     paths: Sequence[Path], coefficients: Sequence[float], into: Mapping[str, torch.Tensor]
 ) -> None:
-    """Write the sum of coefficient x weights into tensors by name, computed in float64.
+    """Write the mean of weights, each counted `coefficient` times, into tensors by name.
 
-    Files are memory-mapped, one open at a time, and read in chunks of whole tensors: little but
-    the result is in memory. Integer buffers must agree and are kept. Raises `InputError` naming
+    It is computed in float64. Files are memory-mapped, one open at a time, and read in chunks of
+    whole tensors: little but the result is in memory. Integer buffers must agree and are kept. Raises `InputError` naming
     the file and the tensor that hold a number that is not finite.
     """
     for names in _chunks(paths[0]):
@@ -71,7 +71,8 @@ def combine(
                     _add(sums, name, file.get_tensor(name), coefficient, path)
         with torch.no_grad():
             for name in names:
-                into[name].copy_(sums[name])
+                is_float = sums[name].is_floating_point()
+                into[name].copy_(sums[name] / sum(coefficients) if is_float else sums[name])
 
 
 def _add(
@@ -103,7 +104,7 @@ def _chunks(path: Path) -> Iterator[list[str]]:
 
 def uniform(paths: Sequence[Path], into: Mapping[str, torch.Tensor]) -> None:
     """Write the mean of the members' weights into tensors by name."""
-    combine(paths, [1 / len(paths)] * len(paths), into)
+    combine(paths, [1] * len(paths), into)
 
 
 def places(algorithm: torch.nn.Module, path: Path) -> weights.State:
