@@ -10,7 +10,7 @@ import numpy as np
 from domainbed.lib.query import Q
 from domainbed.registry import Registry
 
-SELECTIONS: Registry[type] = Registry(
+SELECTIONS: Registry[type[SelectionMethod]] = Registry(
     "selection method", home="domainbed.model_selection"
 )
 Acc = dict[str, float]
@@ -33,8 +33,12 @@ class SelectionMethod:
 
     @classmethod
     def hparams_accs(cls, records: Q) -> Q:
-        """Pairs (accuracies, records) of the runs of a group, best validation accuracy first."""
-        pairs = [(cls.run_acc(some), some) for _, some in records.group("args.hparams_seed")]
+        """Pairs (accuracies, records) of the runs of a group, best validation accuracy first.
+
+        Of equals the lowest hparams_seed is first, so the order of folders decides nothing.
+        """
+        runs = records.group("args.hparams_seed").sorted(lambda pair: pair[0])
+        pairs = [(cls.run_acc(some), some) for _, some in runs]
         found = [pair for pair in pairs if pair[0] is not None]
         return Q(sorted(found, key=lambda pair: pair[0]["val_acc"], reverse=True))
 
@@ -94,6 +98,8 @@ class LeaveOneOutSelectionMethod(SelectionMethod):
         if len(test_records) != 1:
             return None
         record, env = test_records[0], _test_env(test_records)
+        if f"env{env}_in_acc" not in record:
+            return None
         n_envs = next(i for i in itertools.count() if f"env{i}_out_acc" not in record)
         val_accs: dict[int, float] = {}
         for other in records:
@@ -109,8 +115,10 @@ class LeaveOneOutSelectionMethod(SelectionMethod):
 
     @classmethod
     def run_acc(cls, run_records: Q) -> Acc | None:
-        """The best step among those that all runs recorded."""
-        by_step = run_records.group("step").map(lambda step, some: cls._step_acc(some))
+        """The best step among those that all runs recorded, the earliest on ties."""
+        by_step = (
+            run_records.sorted("step").group("step").map(lambda step, some: cls._step_acc(some))
+        )
         accs = by_step.filter_not_none()
         return accs.argmax("val_acc") if len(accs) else None
 

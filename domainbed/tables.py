@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import numpy as np
 from domainbed import algorithms, datasets
 from domainbed.lib.query import Q
 from domainbed.lib.reporting import get_grouped_records
+from domainbed.model_selection import SelectionMethod
 from domainbed.registry import Registry
 
 
@@ -53,7 +55,7 @@ def in_order(names: Iterable[str], listed: list[str], registry: Registry) -> lis
     return [name for name in known if name in names] + [n for n in names if n not in known]
 
 
-def build(records: Q, selection: type, ddof: int = 0) -> list[Table]:
+def build(records: Q, selection: type[SelectionMethod], ddof: int = 0) -> list[Table]:
     """A table for each dataset, and one of their averages, for one selection method."""
     groups = [
         {**group, "acc": acc}
@@ -147,10 +149,13 @@ def text_table(title: str, rows: list[list[str]], width: int) -> str:
 
 
 def latex_table(rows: list[list[str]], width: int) -> str:
-    """A table in DomainBed's LaTeX; needs booktabs and adjustbox."""
+    """A table in DomainBed's LaTeX; needs booktabs and adjustbox.
+
+    Cells are LaTeX already. They are padded, never cut: a cut could lose a closing brace.
+    """
 
     def line(cells: list[str]) -> str:
-        return " & ".join(cell.ljust(width)[:width] for cell in cells) + " \\\\"
+        return " & ".join(cell.ljust(width) for cell in cells) + " \\\\"
 
     header = [f"\\textbf{{{label}}}" for label in rows[0]]
     return "\n".join(
@@ -167,6 +172,14 @@ def latex_table(rows: list[list[str]], width: int) -> str:
             "\\end{center}",
         ]
     )
+
+
+_LATEX = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+
+
+def latex_escape(text: str) -> str:
+    """A name as LaTeX text."""
+    return re.sub(r"[%&#$_{}\\~^]", lambda m: _LATEX.get(m[0], "\\" + m[0]), text)
 
 
 def _cells(table: Table, plus_minus: str) -> list[list[str]]:
@@ -198,9 +211,10 @@ def render_latex(tables: list[Table], n_records: int) -> str:
         parts += ["", f"\\subsection{{Model selection: {selection}}}"]
         for table in some:
             _, width = _titles(table)
-            parts += ["", f"\\subsubsection{{{table.dataset or 'Averages'}}}", ""]
-            rows = [[cell.replace("_", "\\_") for cell in row] for row in _cells(table, "$\\pm$")]
-            parts.append(latex_table(rows, width))
+            parts += ["", f"\\subsubsection{{{latex_escape(table.dataset or 'Averages')}}}", ""]
+            header, *rows = _cells(table, "$\\pm$")
+            rows = [[latex_escape(name), *cells] for name, *cells in rows]
+            parts.append(latex_table([[latex_escape(label) for label in header], *rows], width))
     return "\n".join([*parts, "\\end{document}"]) + "\n"
 
 
@@ -213,7 +227,9 @@ def render_csv(tables: list[Table], n_records: int) -> str:
         for name, row in table.rows:
             for column, cell in zip(table.columns, row):
                 values = ["", "", ""] if cell is None else [cell.mean, cell.error, cell.n]
-                writer.writerow([table.selection, table.dataset or "Averages", name, column, *values])
+                writer.writerow(
+                    [table.selection, table.dataset or "Averages", name, column, *values]
+                )
     return out.getvalue()
 
 

@@ -51,7 +51,9 @@ def probe(job: Job) -> Job:
         hparams_seed=0,
         trial_seed=0,
         what_is_trainable="classifier",
+        steps=job.train_args.get("steps_lp", job.train_args.get("steps")),
         output_dir_lp=None,
+        steps_lp=None,
     )
 
 
@@ -142,6 +144,13 @@ def plan_aux_hparams(given: int | None, *_: object) -> int:
     return AUX_HPARAMS if given is None else given
 
 
+def plan_steps_lp(given: int | None, *_: object) -> int | None:
+    """The number of updates of a linear probe."""
+    if given is not None and given < 1:
+        raise InputError(f"--steps_lp was given {given}; expected at least 1")
+    return given
+
+
 def register() -> None:
     """Add the plug-in's options and algorithms to domainbed's registries."""
     OPTIONS["aux_datasets"] = Option(
@@ -161,7 +170,12 @@ def register() -> None:
     )
     OPTIONS["output_dir_lp"] = Option({"metavar": "DIR", "help": "where linear probes are"})
 
-    trained, aux = ("output_dir_lp",), ("aux_datasets", "aux_hparams", "aux_dir")
+    OPTIONS["steps_lp"] = Option(
+        {"type": int, "metavar": "N", "help": "updates of linear probes (default: as other runs)"},
+        plan_steps_lp,
+    )
+
+    trained, aux = ("output_dir_lp", "steps_lp"), ("aux_datasets", "aux_hparams", "aux_dir")
     classes = "ratatouille_algorithms.algorithms:"
     add = algorithms.add
     add(

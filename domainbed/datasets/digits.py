@@ -117,10 +117,10 @@ class RotatedDigits(EmbeddedDigits):
 
 
 class InkDigits(EmbeddedDigits):
-    """Which of the pairs 01, 23, 45, 67, 89? Domains differ in ink and ground."""
+    """Odd or even? Domains differ in ink and ground."""
 
     ENVIRONMENTS = ("chalk", "pen", "faint", "paper")
-    LABELS = tuple(digit // 2 for digit in range(10))
+    LABELS = tuple(digit % 2 for digit in range(10))
 
     def look(self, env: int, image: Image, rng: np.random.RandomState) -> Image:
         """White on black, black on white, weak ink on a slope of grey, ink on coarse paper."""
@@ -136,10 +136,10 @@ class InkDigits(EmbeddedDigits):
 
 
 class NoisyDigits(EmbeddedDigits):
-    """Odd or even? Domains differ in noise and occlusion."""
+    """Which of the pairs 01, 23, 45, 67, 89? Domains differ in noise and occlusion."""
 
     ENVIRONMENTS = ("clean", "gaussian", "pepper", "bar")
-    LABELS = tuple(digit % 2 for digit in range(10))
+    LABELS = tuple(digit // 2 for digit in range(10))
 
     def look(self, env: int, image: Image, rng: np.random.RandomState) -> Image:
         """Nothing, Gaussian noise, pixels black or white by chance, a grey bar over the digit."""

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from domainbed.engine import frozen
 from domainbed.engine.run import Run
 from domainbed.lib import weights
 from domainbed.networks import foundations
@@ -92,7 +91,7 @@ def start(run: Run, algorithm: Any) -> dict[str, Any]:
                 f"--what_is_trainable classifier was given, but {run.options.algorithm} has no "
                 "featurizer to freeze; use ERM or another algorithm that has one"
             )
-        freeze(algorithm.featurizer)
+        frozen.freeze(algorithm.featurizer)
     return initial.finish()
 
 
@@ -108,13 +107,6 @@ def _from_path(initial: InitialWeights, path: Path) -> None:
     else:
         initial.load_featurizer(path, "path_init")
         logger.warning("the head of %s does not fit and starts anew", path)
-
-
-def freeze(featurizer: torch.nn.Module) -> None:
-    """Keep a featurizer as it is: no gradients, no moving statistics, no dropout."""
-    featurizer.requires_grad_(False)
-    featurizer.eval()
-    featurizer.train = lambda mode=True: featurizer  # type: ignore[method-assign]
 
 
 def needed_weights(folder: RunFolder, name: str) -> Path:

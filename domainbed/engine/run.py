@@ -18,7 +18,8 @@ from domainbed.engine.evaluator import Evaluator, acc_key
 from domainbed.engine.loading import Source, Stream, is_in_memory
 from domainbed.engine.options import TASKS, Options
 from domainbed.engine.sinks import Records
-from domainbed.engine.splits import split_keys
+from domainbed.engine.splits import Subset, make_weights_for_balanced_classes, split_keys
+from domainbed.lib import weights
 from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError
 from domainbed.runs import RunFolder
@@ -59,6 +60,7 @@ class Run:
         self.hparams = self._hparams()
         self.dataset = self._make_dataset()
         self.env_names = datasets.environments(options.dataset, options.data_dir)
+        self.environments = list(self.dataset)
         self.splits = [self._split(env) for env in range(len(self.dataset))]
         self._check_sizes()
         self.records = Records(self.folder)
@@ -173,14 +175,12 @@ class Run:
         return Stream(sources, self.hparams["batch_size"], self.options.seed)
 
     def _source(self, env: int, keys: Sequence[int], split: str = "in") -> Source:
-        from domainbed.engine.splits import Subset, make_weights_for_balanced_classes
-
-        weights = None
+        environment, of_classes = self.environments[env], None
         if self.hparams.get("class_balanced"):
-            weights = make_weights_for_balanced_classes(Subset(self.dataset[env], keys))
-        return Source(f"{env} {split}", self.dataset[env], keys, weights)
+            of_classes = make_weights_for_balanced_classes(Subset(environment, keys))
+        return Source(f"{env} {split}", environment, keys, of_classes)
 
-    @cached_property
+    @property
     def evaluator(self) -> Evaluator:
         """Accuracies on every split; on un-augmented images unless the protocol says otherwise."""
         view = (lambda env: env) if self.protocol.val_augment else evaluation_view
@@ -188,7 +188,7 @@ class Run:
             env: {"in": split.in_, "out": split.out, "uda": split.uda}
             for env, split in enumerate(self.splits)
         }
-        views = [view(env) for env in self.dataset]
+        views = [view(env) for env in self.environments]
         return Evaluator(views, splits, self.device, self.num_workers)
 
     def id_score(self, accs: Mapping[str, float]) -> float:
@@ -217,7 +217,7 @@ class Run:
         algorithm = cls(
             self.dataset.input_shape, self.dataset.num_classes, len(self.train_envs), hparams
         )
-        return algorithm.to(self.device)
+        return algorithm.to(self.device, memory_format=torch.channels_last)
 
     def description(self) -> dict[str, Any]:
         """What run.json and the headers of weights say."""
@@ -251,8 +251,6 @@ class Run:
 
     def save(self, name: str, algorithm: Any, **header: Any) -> None:
         """Write the algorithm's weights, with a header that says where they come from."""
-        from domainbed.lib import weights
-
         if not self.options.skip_model_save:
             weights.save(
                 Path(self.folder / name), weights.tensors(algorithm), {**self.description(), **header}

@@ -53,7 +53,7 @@ def labels(dataset: Any) -> list[int]:
 
 
 def make_weights_for_balanced_classes(dataset: Any) -> torch.Tensor:
-    """A weight (n_samples,) for each sample such that every class has the same sum; all sum to 1."""
+    """Weights (n_samples,) that sum to 1, and to the same over each class."""
     import torch
 
     ys = labels(dataset)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from domainbed.engine import initial_weights, sinks
+from domainbed.engine import frozen, initial_weights, sinks
 from domainbed.engine.run import Run
 from domainbed.runs import BEST, LAST
 
@@ -26,6 +26,7 @@ class Trainer:
 
     def __init__(self, run: Run, algorithm: Any) -> None:
         self.run, self.algorithm = run, algorithm
+        self.evaluator = run.evaluator
         self.window: dict[str, list[float]] = defaultdict(list)
         self.best = -math.inf
 
@@ -65,7 +66,7 @@ class Trainer:
 
     def _checkpoint(self, step: int) -> None:
         run = self.run
-        accs = run.evaluator.evaluate(self.algorithm)
+        accs = self.evaluator.evaluate(self.algorithm)
         values = {key: sum(window) / len(window) for key, window in self.window.items()}
         self.window.clear()
         run.record(step, values, accs)
@@ -84,4 +85,8 @@ def train(run: Run) -> None:
     algorithm = run.build()
     run.provenance = initial_weights.start(run, algorithm)
     run.folder.describe(run.description())
-    Trainer(run, algorithm).train()
+    if run.options.what_is_trainable == "classifier":
+        with frozen.features_once(run, algorithm):
+            Trainer(run, algorithm).train()
+    else:
+        Trainer(run, algorithm).train()

@@ -8,7 +8,7 @@ from domainbed.engine.splits import make_weights_for_balanced_classes, split_dat
 from domainbed.lib.console import print_row
 from domainbed.lib.seeds import seed_hash
 
-__all__ = [
+__all__ = [  # noqa: F822 (accuracy comes from __getattr__)
     "Tee",
     "accuracy",
     "make_weights_for_balanced_classes",
@@ -23,7 +23,7 @@ class Tee:
 
     def __init__(self, fname: str, stream: TextIO, mode: str = "a+") -> None:
         self.stream = stream
-        self.file = open(fname, mode)  # noqa: SIM115 (closed with the Tee)
+        self.file = open(fname, mode)
 
     def write(self, message: str) -> int:
         """Write to both."""

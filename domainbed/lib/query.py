@@ -35,11 +35,11 @@ def make_selector_fn(selector: Selector) -> Callable[[Any], Any]:
 
 
 def hashable(value: Any) -> Any:
-    """A value that can be a dictionary's key: itself, or its text as JSON."""
+    """A dictionary's key for a value: itself, or its text as JSON, marked to differ from a str."""
     try:
         hash(value)
     except TypeError:
-        return json.dumps(value, sort_keys=True)
+        return "as JSON", json.dumps(value, sort_keys=True)
     return value
 
 

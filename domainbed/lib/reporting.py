@@ -15,7 +15,13 @@ logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
-_ARGS = {"dataset": str, "algorithm": str, "test_envs": list, "trial_seed": int, "hparams_seed": int}
+_ARGS = {
+    "dataset": str,
+    "algorithm": str,
+    "test_envs": list,
+    "trial_seed": int,
+    "hparams_seed": int,
+}
 
 
 def load_records(path: str | Path) -> Q:
@@ -37,10 +43,12 @@ def read_records(path: str | Path) -> tuple[list[Record], list[str]]:
         raise InputError(f"--input_dir was given {str(path)!r}, which is not a folder of runs")
     records: dict[tuple[str, int], Record] = {}
     problems: list[str] = []
-    for file in sorted(folder.glob("*/results.jsonl")):
-        n_bad = 0
+    for run in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        file, n_bad = run / "results.jsonl", 0
         try:
             lines = file.read_bytes().splitlines()
+        except FileNotFoundError:  # a run that has not written yet
+            continue
         except OSError as error:
             problems.append(f"{file} cannot be read and is left out: {error.strerror}")
             continue
@@ -72,7 +80,9 @@ def _parse(line: bytes) -> Record | None:
     is_whole = all(type(args.get(key)) is kind for key, kind in _ARGS.items())
     is_whole = is_whole and all(type(env) is int for env in args["test_envs"])
     numbers = [value for key, value in record.items() if key.endswith("_acc")]
-    return record if is_whole and all(type(x) in (int, float) for x in numbers) else None
+    # a float32 mean of ones can pass 1 by a rounding error
+    is_whole = is_whole and all(type(x) in (int, float) and 0 <= x < 1.001 for x in numbers)
+    return record if is_whole else None
 
 
 def _refuse(constant: str) -> None:
@@ -80,10 +90,15 @@ def _refuse(constant: str) -> None:
 
 
 def mixtures(records: list[Record]) -> list[str]:
-    """What should not stand in one table: groups whose runs differ in more than their seeds."""
+    """What should not stand in one row: runs that differ in more than seeds and test domains.
+
+    Runs without a test domain are in no row, so they may differ.
+    """
     seen: dict[tuple, set[str]] = defaultdict(set)
     for record in records:
         args = record["args"]
+        if not any(env >= 0 for env in args["test_envs"]):
+            continue
         for key in ("holdout_fraction", "steps", "hparams"):
             seen[args["dataset"], args["algorithm"], key].add(json.dumps(args.get(key)))
     return [

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from domainbed import tables
 from domainbed.lib.query import Q
-from domainbed.lib.reporting import read_records
+from domainbed.lib.reporting import Record, read_records
 from domainbed.model_selection import SELECTIONS
-from domainbed.registry import InputError
+from domainbed.registry import InputError, nearest
 from domainbed.scripts import load_named_plugins, one_line
 
 
@@ -55,6 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def keep(records: Iterable[Record], key: str, wanted: list[str] | None) -> Q:
+    """Records whose args have a wanted value; `InputError` for a value that no record has."""
+    records = Q(records)
+    if wanted is None:
+        return records
+    there = records.select(f"args.{key}").unique()
+    for value in wanted:
+        if value not in there:
+            raise InputError(f"No record has {key} {value!r}. {nearest(value, there)}")
+    return records.filter(lambda record: record["args"][key] in wanted)
+
+
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Print; 0 if all is well, 2 for a wrong input, 3 for problems under --strict."""
@@ -62,23 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
     every, problems = read_records(args.input_dir)
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
     if not every:
         raise InputError(
             f"--input_dir {args.input_dir!r} holds no records; expected run folders with "
             "results.jsonl, as `sweep launch --output_dir` makes them"
         )
-    records = Q(
-        record
-        for record in every
-        if record["args"]["algorithm"] in (args.algorithms or [record["args"]["algorithm"]])
-        and record["args"]["dataset"] in (args.datasets or [record["args"]["dataset"]])
-    )
+    records = keep(keep(every, "dataset", args.datasets), "algorithm", args.algorithms)
     names = args.selection or (["iid_autolr"] if args.auto_lr else ["iid", "loo", "oracle"])
     built = [t for name in names for t in tables.build(records, SELECTIONS[name], args.ddof)]
     render = tables.RENDERERS["latex" if args.latex else args.format]
     print(render(built, len(records)), end="")
-    for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
     if "loo" in names and not any(len(r["args"]["test_envs"]) == 2 for r in records):
         print(
             "note: leave-one-domain-out cross-validation needs runs with two test domains, and "

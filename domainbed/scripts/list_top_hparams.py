@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print; 0 if there is something to list, 2 otherwise."""
     args = build_parser().parse_args(argv)
     groups = get_grouped_records(load_records(args.input_dir))
+    if not len(groups):
+        raise InputError(f"--input_dir {args.input_dir!r} holds no run with a test domain")
     for key, wanted in (
         ("dataset", args.dataset),
         ("algorithm", args.algorithm),
@@ -35,16 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         there = groups.select(key).unique()
         groups = groups.filter_equals(key, wanted)
         if not len(groups):
-            raise InputError(
-                f"No run in {args.input_dir!r} has {key} {wanted!r}. {nearest(wanted, map(str, there))}"
-            )
+            near = nearest(wanted, map(str, there))
+            raise InputError(f"No run in {args.input_dir!r} has {key} {wanted!r}. {near}")
     for name in ("iid", "loo", "oracle"):
         method = SELECTIONS[name]
         print(f"Model selection: {method.name}")
         for group in groups.sorted("trial_seed"):
             for acc, records in method.hparams_accs(group["records"]):
                 run_args = records[0]["args"]
-                print(f"  trial_seed {group['trial_seed']}, hparams_seed {run_args['hparams_seed']}")
+                trial_seed, hparams_seed = run_args["trial_seed"], run_args["hparams_seed"]
+                print(f"  trial_seed {trial_seed}, hparams_seed {hparams_seed}")
                 print(f"    val_acc {acc['val_acc']:.4f}, test_acc {acc['test_acc']:.4f}")
                 for key, value in sorted(records[0].get("hparams", {}).items()):
                     print(f"    {key}: {value}")
