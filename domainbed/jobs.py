@@ -164,7 +164,10 @@ def make_args_list(
     hparams_seed 0 and the range of seeds among its arguments.
     """
     common: Args = {
-        "task": task, "holdout_fraction": holdout_fraction, "data_dir": data_dir, "steps": steps
+        "task": task,
+        "holdout_fraction": holdout_fraction,
+        "data_dir": data_dir,
+        "steps": steps,
     }
     common = {key: value for key, value in {**common, **further}.items() if value is not None}
     seeds = range(n_hparams_from, n_hparams_from + n_hparams)

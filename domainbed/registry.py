@@ -175,6 +175,11 @@ def _import_named(module: str) -> None:
 
 def use_plugins(modules: Iterable[str]) -> None:
     """Import plug-ins that are not installed, in this process and in all that it starts."""
-    named = [m for m in os.environ.get(PLUGIN_VARIABLE, "").split(",") if m]
-    os.environ[PLUGIN_VARIABLE] = ",".join(dict.fromkeys([*named, *modules]))
     load_plugins()
+    named = [m for m in os.environ.get(PLUGIN_VARIABLE, "").split(",") if m]
+    for module in modules:
+        if module not in _loaded:
+            _loaded.add(module)
+            _import_named(module)
+        named.append(module)
+    os.environ[PLUGIN_VARIABLE] = ",".join(dict.fromkeys(named))

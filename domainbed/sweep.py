@@ -1,4 +1,4 @@
-"""A sweep: which jobs it is made of, checked before work is spent; how they run; where they stand."""
+"""A sweep: its jobs, checked before work is spent; how they run; where they stand."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def check(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise InputError(f"--{name} was given {value}; expected >= 1")
     if not 0 <= args.holdout_fraction < 1:
-        raise InputError(f"--holdout_fraction was given {args.holdout_fraction}; expected 0 <= x < 1")
+        raise InputError(
+            f"--holdout_fraction was given {args.holdout_fraction}; expected 0 <= x < 1"
+        )
     for name in args.algorithms:
         algorithms.get_method(name)
     for name in args.datasets:

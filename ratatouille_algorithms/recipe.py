@@ -44,7 +44,7 @@ def inter_training_space(dataset: str) -> list[HParam]:
 
 
 def probe(job: Job) -> Job:
-    """The linear probe whose head a run starts from: default hparams, trial 0, frozen featurizer."""
+    """The linear probe whose head a run starts from: default hparams, trial 0."""
     return job.derive(
         root=job.train_args.get("output_dir_lp") or f"{job.root}/lp",
         algorithm="FineTuning",

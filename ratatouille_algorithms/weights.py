@@ -60,8 +60,9 @@ def combine(
     """Write the mean of weights, each counted `coefficient` times, into tensors by name.
 
     It is computed in float64. Files are memory-mapped, one open at a time, and read in chunks of
-    whole tensors: little but the result is in memory. Integer buffers must agree and are kept. Raises `InputError` naming
-    the file and the tensor that hold a number that is not finite.
+    whole tensors: little but the result is in memory. Integer buffers must agree
+    and are kept. Raises `InputError` naming the file and the tensor that hold a number that is not
+    finite.
     """
     for names in _chunks(paths[0]):
         sums: weights.State = {}

@@ -1,4 +1,4 @@
-"""Algorithms by name. What is known of one before it runs is a `Method`; its class loads when asked.
+"""Algorithms by name; what is known of one before its class is imported is a `Method`.
 
 Adding an algorithm takes one decorator::
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from domainbed.hparams_registry import SPACES, Space
-from domainbed.registry import InputError, Registry, UnknownNameError, resolve
+from domainbed.registry import Registry, resolve
 
 if TYPE_CHECKING:
     from domainbed.jobs import Job, Need

@@ -1,4 +1,4 @@
-"""Launchers: each takes the shell commands of jobs that may run at once, and returns when they ended.
+"""Launchers: each takes shell commands that may run at once, and returns when they ended.
 
 What became of a job is read from its run folder, never from the launcher.
 """

@@ -112,7 +112,11 @@ def check(name: str, data_dir: str | Path | None) -> None:
 
 def available(kind: str, data_dir: str | Path | None) -> list[str]:
     """Registered datasets of a KIND that pass `check`, in order of registration."""
-    return [name for name in REGISTRY if getattr(REGISTRY[name], "KIND", None) == kind and _passes(name, data_dir)]
+    return [
+        name
+        for name in REGISTRY
+        if getattr(REGISTRY[name], "KIND", None) == kind and _passes(name, data_dir)
+    ]
 
 
 @lru_cache

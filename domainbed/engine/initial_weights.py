@@ -70,7 +70,9 @@ class InitialWeights:
         seen = dict.fromkeys([*self.provenance["datasets_seen"], self.run.options.dataset])
         self.provenance["datasets_seen"] = list(seen)
         if hasattr(self.algorithm, "classifier"):
-            self.provenance["head"] = weights.content_hash(weights.tensors(self.algorithm.classifier))
+            self.provenance["head"] = weights.content_hash(
+                weights.tensors(self.algorithm.classifier)
+            )
         return self.provenance
 
 

@@ -94,9 +94,7 @@ def fetch(environment: Any, keys: torch.Tensor, seeds: Iterator[int] | None = No
 class Sequential(torch.utils.data.Dataset):
     """Item b is the b-th batch of the samples `keys` of a domain in order, for evaluation."""
 
-    def __init__(
-        self, environment: Any, keys: Sequence[int], batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, environment: Any, keys: Sequence[int], batch_size: int, seed: int) -> None:
         self.environment, self.seed = environment, seed
         self.batches = torch.as_tensor(keys).split(batch_size) if len(keys) else ()
 
@@ -113,6 +111,4 @@ class Sequential(torch.utils.data.Dataset):
     def loader(self, num_workers: int) -> Iterator[Batch]:
         """All batches in order."""
         generator = torch.Generator()  # else the loader draws from the global stream
-        return iter(
-            DataLoader(self, batch_size=None, num_workers=num_workers, generator=generator)
-        )
+        return iter(DataLoader(self, batch_size=None, num_workers=num_workers, generator=generator))

@@ -95,7 +95,9 @@ class Run:
         cls = datasets.find(self.options.dataset, self.options.data_dir)
         if cls.__module__.split(".")[0] != "domainbed":
             return self.hparams
-        return {k: self.hparams[k] for k in ("data_augmentation", "image_size") if k in self.hparams}
+        return {
+            k: self.hparams[k] for k in ("data_augmentation", "image_size") if k in self.hparams
+        }
 
     @cached_property
     def test_envs(self) -> list[int]:
@@ -253,5 +255,7 @@ class Run:
         """Write the algorithm's weights, with a header that says where they come from."""
         if not self.options.skip_model_save:
             weights.save(
-                Path(self.folder / name), weights.tensors(algorithm), {**self.description(), **header}
+                Path(self.folder / name),
+                weights.tensors(algorithm),
+                {**self.description(), **header},
             )

@@ -25,7 +25,7 @@ class _Block(nn.Module):
         return self.conv2(F.relu(self.bn2(out))) + self.shortcut(x)
 
 
-class Wide_ResNet(nn.Module):  # noqa: N801 (DomainBed's name)
+class Wide_ResNet(nn.Module):
     """Three groups of (depth - 4) / 6 blocks: (batch, channels, h, w) to (batch, 64 * width)."""
 
     def __init__(

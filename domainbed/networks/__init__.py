@@ -43,7 +43,7 @@ class Identity(nn.Module):
         return x
 
 
-def Featurizer(input_shape: Shape, hparams: dict[str, Any]) -> nn.Module:  # noqa: N802
+def Featurizer(input_shape: Shape, hparams: dict[str, Any]) -> nn.Module:
     """Build the featurizer that `hparams` name, with its initial weights.
 
     Returns a module that maps (batch, *input_shape) to (batch, n_outputs); its attribute
@@ -55,7 +55,7 @@ def Featurizer(input_shape: Shape, hparams: dict[str, Any]) -> nn.Module:  # noq
     return foundations.build(name, builder(name), input_shape, hparams)
 
 
-def Classifier(in_features: int, out_features: int, is_nonlinear: bool = False):  # noqa: N802
+def Classifier(in_features: int, out_features: int, is_nonlinear: bool = False):
     """Build a linear classifier, or one with two hidden layers."""
     if not is_nonlinear:
         return nn.Linear(in_features, out_features)

@@ -23,10 +23,21 @@ from domainbed.networks.small import MNIST_CNN
 
 logger = logging.getLogger(__name__)
 
-LETTERS = string.ascii_uppercase + "".join(c for c in string.ascii_lowercase if c not in "closuvwxz")
-"""Lower-case letters that differ from their capitals only in size are left out, and l, which looks like I."""
+LETTERS = string.ascii_uppercase + "".join(
+    c for c in string.ascii_lowercase if c not in "closuvwxz"
+)
+"""Letters that look like others are left out: c, o, s ... like their capitals, and l like I."""
 SIZE = 28
-_SYMBOLS = ("cmex", "cmmi", "cmsy", "STIXNonUni", "STIXSiz", "LastResort", "DejaVuSansDis", "DejaVuSerifDis")
+_SYMBOLS = (
+    "cmex",
+    "cmmi",
+    "cmsy",
+    "STIXNonUni",
+    "STIXSiz",
+    "LastResort",
+    "DejaVuSansDis",
+    "DejaVuSerifDis",
+)
 
 
 def font_files() -> list[Path]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class MNIST_CNN(nn.Module):  # noqa: N801 (DomainBed's name)
+class MNIST_CNN(nn.Module):
     """Four convolutions for images of 28 x 28: (batch, channels, 28, 28) to (batch, 128)."""
 
     n_outputs = 128

@@ -13,7 +13,7 @@ from domainbed.registry import Registry
 from domainbed.runs import INCOMPLETE
 from domainbed.scripts import load_named_plugins, one_line
 
-__all__ = ["Job", "make_args_list", "build_parser", "main"]
+__all__ = ["Job", "build_parser", "main", "make_args_list"]
 
 
 def _there(names: list[str], registry: Registry) -> list[str]:
@@ -26,8 +26,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="domainbed.scripts.sweep", description=__doc__)
     add = parser.add_argument
     add("command", choices=("launch", "status", "delete_incomplete"))
-    add("--datasets", nargs="+", default=_there(datasets.DATASETS, datasets.REGISTRY), metavar="DATASET")
-    add("--algorithms", nargs="+", default=_there(algorithms.ALGORITHMS, algorithms.REGISTRY), metavar="ALGORITHM")
+    add(
+        "--datasets",
+        nargs="+",
+        default=_there(datasets.DATASETS, datasets.REGISTRY),
+        metavar="DATASET",
+    )
+    add(
+        "--algorithms",
+        nargs="+",
+        default=_there(algorithms.ALGORITHMS, algorithms.REGISTRY),
+        metavar="ALGORITHM",
+    )
     add("--n_hparams_from", type=int, default=0)
     add("--n_hparams", type=int, default=20, help="the defaults, and draws beside them")
     add("--n_trials", type=int, default=3)
@@ -69,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if all(job.folder.is_done for job in graph):
             return 0
         n_more = len(graph) - len(asked)
-        print(f"About to launch {len(asked)} jobs and {n_more} that they need, those done excepted.")
+        print(
+            f"About to launch {len(asked)} jobs and {n_more} that they need, those done excepted."
+        )
         if not is_confirmed(args):
             return 0
         try:

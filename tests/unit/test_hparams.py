@@ -30,9 +30,7 @@ def test_all_values_are_plain():
 def test_mild_draws_of_the_paper():
     first = [(5e-5, 0, 0), (3e-5, 1e-4, 0.5), (1e-5, 1e-6, 0.5), (3e-5, 1e-6, 0), (1e-5, 1e-6, 0)]
     last = [(5e-5, 1e-4, 0.1), (5e-5, 1e-6, 0), (3e-5, 1e-6, 0)]
-    drawn = [
-        h.resolve("FineTuning", "PACS", seed_hash(k, 0) if k else None, {}) for k in range(20)
-    ]
+    drawn = [h.resolve("FineTuning", "PACS", seed_hash(k, 0) if k else None, {}) for k in range(20)]
     seen = [(d["lr"], d["weight_decay"], d["resnet_dropout"]) for d in drawn]
     assert seen[:5] == first
     assert seen[-3:] == last

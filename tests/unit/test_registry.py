@@ -19,7 +19,7 @@ def test_a_lazy_value_is_imported_when_asked_for():
 
 
 def test_an_unknown_name_offers_the_nearest_and_is_caught_as_before():
-    with pytest.raises(UnknownNameError, match="Unknown thing 'Alpa'. Did you mean 'Alpha'?"):
+    with pytest.raises(UnknownNameError, match=r"Unknown thing 'Alpa'\. Did you mean 'Alpha'\?"):
         new_registry()["Alpa"]
     for kind in (KeyError, NotImplementedError, InputError):
         with pytest.raises(kind):
