@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -73,7 +74,13 @@ def efficientnet_lite0(input_shape: tuple[int, ...], hparams: dict[str, Any]) ->
 def pretrained_state(name: str, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """The pretrained weights of timm's model `name`, resampled to the input by timm itself."""
     sized = {"img_size": input_shape[-1]} if "vit" in name else {}
-    model = import_timm().create_model(
-        name, pretrained=True, num_classes=0, in_chans=input_shape[0], **sized
-    )
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # it tells of every try; the caller tells of the failure once
+    try:
+        model = import_timm().create_model(
+            name, pretrained=True, num_classes=0, in_chans=input_shape[0], **sized
+        )
+    finally:
+        hub.setLevel(level)
     return model.state_dict()
