@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -178,3 +179,50 @@ def test_a_wrong_config_is_told(text, told, tmp_path, capsys):
     (tmp_path / "c.toml").write_text(text)
     assert sweep.main(["launch", "--config", str(tmp_path / "c.toml")]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_greedy_is_a_brute_force_search_and_uniform_the_mean(undisturbed):
+    import torch
+
+    from domainbed.engine.execute import _finished_needs
+    from domainbed.engine.options import Options
+    from domainbed.engine.run import Run
+    from domainbed.lib import weights
+    from domainbed.scripts import train
+
+    for path in undisturbed.glob("*/run.json"):
+        args = json.loads(path.read_text())["args"]
+        if not args["algorithm"].startswith("DiWA"):
+            continue
+        job = next(
+            job
+            for job in sweep.sweep.plan(sweep.parse(["status", *words(undisturbed)]))[0]
+            if job.output_dir == str(path.parent)
+        )
+        command = shlex.split(job.command_str)[3:]
+        options = Options.of(train.build_parser().parse_args(command))
+        run = Run(options, _finished_needs(options))
+        members = [weights.read(f / "model_best.safetensors") for f in run.needs["member"]]
+
+        def mean(some):
+            return {
+                name: torch.stack([state[name].double() for state in some]).mean(0).float()
+                for name in some[0]
+            }
+
+        def score(state, run=run):
+            algorithm = run.build()
+            weights.load_matching(algorithm, state, "it")
+            return run.id_score(run.evaluator.evaluate(algorithm))
+
+        if args["algorithm"] == "DiWA_greedy":
+            ordered = [s for s, h in sorted(members, key=lambda m: -m[1]["id_acc"])]
+            kept = ordered[:1]
+            for state in ordered[1:]:
+                if score(mean([*kept, state])) >= score(mean(kept)):
+                    kept.append(state)
+        else:
+            kept = [state for state, _ in members]
+        result, _ = weights.read(path.parent / "model.safetensors")
+        for name, tensor in mean(kept).items():
+            torch.testing.assert_close(result[name], tensor, rtol=1e-6, atol=1e-7)
