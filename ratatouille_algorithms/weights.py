@@ -11,7 +11,7 @@ import torch
 from domainbed.lib import weights
 from domainbed.registry import InputError
 
-CHUNK = 4_000_000
+CHUNK = 1_000_000
 """Numbers summed at a time: what an average holds in memory beside its result."""
 
 
@@ -60,9 +60,8 @@ def combine(
     """Write the mean of weights, each counted `coefficient` times, into tensors by name.
 
     It is computed in float64. Files are memory-mapped, one open at a time, and read in chunks of
-    whole tensors: little but the result is in memory. Integer buffers must agree
-    and are kept. Raises `InputError` naming the file and the tensor that hold a number that is not
-    finite.
+    whole tensors: little but the result is in memory. Integer buffers must agree and are kept.
+    Raises `InputError` naming the file and the tensor that hold a number that is not finite.
     """
     for names in _chunks(paths[0]):
         sums: weights.State = {}
@@ -72,8 +71,9 @@ def combine(
                     _add(sums, name, file.get_tensor(name), coefficient, path)
         with torch.no_grad():
             for name in names:
-                is_float = sums[name].is_floating_point()
-                into[name].copy_(sums[name] / sum(coefficients) if is_float else sums[name])
+                if sums[name].is_floating_point():
+                    sums[name].div_(sum(coefficients))
+                into[name].copy_(sums.pop(name))
 
 
 def _add(
