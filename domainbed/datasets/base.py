@@ -75,8 +75,3 @@ def require_data_dir(name: str, data_dir: str | Path | None) -> Path:
             f"expected the one that holds the files of {name}"
         )
     return Path(data_dir)
-
-
-def how_to_fetch(name: str, data_dir: str | Path) -> str:
-    """The command that downloads a dataset."""
-    return f"python -m domainbed.scripts.download --dataset {name} --data_dir {data_dir}"

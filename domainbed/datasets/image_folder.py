@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from domainbed.datasets.base import MultipleDomainDataset, how_to_fetch, require_data_dir
+from domainbed.datasets.base import MultipleDomainDataset, require_data_dir
 from domainbed.datasets.images import ImageEnvironment, fits_in_memory, has_image, is_image
 from domainbed.registry import InputError
 
@@ -62,8 +62,7 @@ class ImageFolders(MultipleDomainDataset):
                 return root / name
         raise InputError(
             f"{cls.__name__} is not in {root}: expected its images in "
-            f"{root / cls.FOLDER}/<domain>/<class>/; put them there, or run "
-            f"`{how_to_fetch(cls.__name__, root)}`"
+            f"{root / cls.FOLDER}/<domain>/<class>/; put them there"
         )
 
     @classmethod
