@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from domainbed.networks import foundations
-from domainbed.networks.backbones import ResNet
+from domainbed.networks.backbones import ResNet, require_image
 from domainbed.networks.mlp import MLP
 from domainbed.networks.small import MNIST_CNN, ContextNet
-from domainbed.registry import InputError, Registry
+from domainbed.registry import Registry
 
 __all__ = [
     "BACKBONES",
@@ -55,7 +55,7 @@ def Featurizer(input_shape: Shape, hparams: dict[str, Any]) -> nn.Module:
     return foundations.build(name, builder(name), input_shape, hparams)
 
 
-def Classifier(in_features: int, out_features: int, is_nonlinear: bool = False):
+def Classifier(in_features: int, out_features: int, is_nonlinear: bool = False) -> nn.Module:
     """Build a linear classifier, or one with two hidden layers."""
     if not is_nonlinear:
         return nn.Linear(in_features, out_features)
@@ -78,7 +78,7 @@ def backbone_name(input_shape: Shape, hparams: dict[str, Any]) -> str:
     by_size = {(28, 28): "mnist_cnn", (32, 32): "wide_resnet"}
     if tuple(input_shape[1:]) in by_size:
         return by_size[tuple(input_shape[1:])]
-    for flag in ("vit", "dinov2", "resnet18"):
+    for flag in ("dinov2", "vit", "resnet18"):  # DINOv2 is a ViT: the more special one decides
         if hparams.get(flag):
             return flag
     return "resnet50"
@@ -97,11 +97,7 @@ def _needs_image(name: str, build_it: Builder) -> Builder:
     """A builder that refuses an input which is no image."""
 
     def build(input_shape: Shape, hparams: dict[str, Any]) -> nn.Module:
-        if len(input_shape) != 3:
-            raise InputError(
-                f"backbone {name!r} takes images, but inputs have shape {tuple(input_shape)}; "
-                "choose backbone 'mlp'"
-            )
+        require_image(name, input_shape)
         return build_it(input_shape, hparams)
 
     return build

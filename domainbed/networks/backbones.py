@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from domainbed.registry import InputError
+
 
 class Backbone(nn.Module):
     """A network without its head, dropout behind it, its BatchNorm statistics frozen on request.
@@ -38,31 +40,31 @@ class Backbone(nn.Module):
         return self
 
 
-def adapt_channels(first: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """A copy of a first convolution for another number of channels.
+def require_image(name: str, input_shape: tuple[int, ...]) -> None:
+    """Raise `InputError` if inputs are no images of (channels, height, width)."""
+    if len(input_shape) != 3:
+        raise InputError(
+            f"backbone {name!r} takes images, but inputs have shape {tuple(input_shape)}; "
+            "choose backbone 'mlp'"
+        )
 
-    Filters are repeated over the channels and scaled, so that an input whose channels are alike
-    gives the responses that three such channels gave.
+
+def adapt_filters(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """Filters (n_out, n_in, h, w) of a first convolution for another number of channels.
+
+    Each channel gets the filters' mean over channels, scaled by n_in / channels, so that an input
+    whose channels are alike gives the responses that n_in such channels gave.
     """
-    old = first.in_channels
-    new = nn.Conv2d(
-        channels,
-        first.out_channels,
-        first.kernel_size,  # type: ignore[arg-type]
-        first.stride,  # type: ignore[arg-type]
-        first.padding,  # type: ignore[arg-type]
-        bias=first.bias is not None,
-    )
-    with torch.no_grad():
-        for i in range(channels):
-            new.weight[:, i] = first.weight[:, i % old] * old / channels
-        if first.bias is not None and new.bias is not None:
-            new.bias.copy_(first.bias)
-    return new
+    n_in = weight.shape[1]
+    return (weight.mean(1, keepdim=True) * n_in / channels).repeat(1, channels, 1, 1)
 
 
 class ResNet(Backbone):
-    """torchvision's ResNet-18 (512 outputs) or ResNet-50 (2048), without its last layer."""
+    """torchvision's ResNet-18 (512 outputs) or ResNet-50 (2048), without its last layer.
+
+    Its weights are those of chance; `Featurizer` loads pretrained ones. For images of other than
+    three channels the first convolution is averaged over channels and scaled.
+    """
 
     def __init__(self, input_shape: tuple[int, ...], hparams: dict[str, Any]) -> None:
         from torchvision.models import resnet18, resnet50
@@ -73,5 +75,7 @@ class ResNet(Backbone):
             network, n_outputs = resnet50(weights=None), 2048
         network.fc = nn.Identity()
         if input_shape[0] != 3:
-            network.conv1 = adapt_channels(network.conv1, input_shape[0])
+            filters = adapt_filters(network.conv1.weight.detach(), input_shape[0])
+            network.conv1 = nn.Conv2d(input_shape[0], 64, 7, stride=2, padding=3, bias=False)
+            network.conv1.weight = nn.Parameter(filters)
         super().__init__(network, n_outputs, hparams["resnet_dropout"], hparams["freeze_bn"])

