@@ -48,16 +48,8 @@ class InterTraining(FineTuning):
     When they are not the foundation itself, the first `lp_steps` updates train only the head.
     """
 
-    def __init__(
-        self,
-        input_shape: tuple[int, ...],
-        num_classes: int,
-        num_domains: int,
-        hparams: dict[str, Any],
-    ) -> None:
-        super().__init__(input_shape, num_classes, num_domains, hparams)
-        self.n_updates = 0
-        self.n_head_updates = 0
+    n_updates = 0
+    n_head_updates = 0
 
     def start(self, initial: InitialWeights) -> None:
         """Take the probe's weights, then the featurizer of the auxiliary run.

@@ -46,10 +46,10 @@ class InitialWeights:
         return self._account(path, role, header, state)
 
     def load_featurizer(self, path: Path, role: str) -> dict[str, Any]:
-        """Load the featurizer strictly, leaving the file's head; return the file's provenance."""
+        """Load the featurizer by name, leaving the file's head; return the file's provenance."""
         state, header = weights.read(path)
         kept = foundations.featurizer_state(state)
-        weights.load_matching(self.algorithm.featurizer, kept, str(path))
+        foundations.load_foreign(self.algorithm.featurizer, kept, str(path))
         return self._account(path, role, header, state)
 
     def _account(

@@ -43,7 +43,10 @@ def save(path: str | Path, state: Mapping[str, torch.Tensor], header: Mapping[st
     metadata = {key: json.dumps(value) for key, value in {**header, _ALIASES: aliases}.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # save_file would hide the file from other users
         save_file(stored, temporary, metadata={"format": "pt", **metadata})
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

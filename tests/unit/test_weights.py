@@ -19,6 +19,13 @@ def test_a_tensor_of_two_names_is_stored_once_and_read_under_both(tmp_path):
     assert header == {"step": 3} and weights.read_header(tmp_path / "w.safetensors")["step"] == 3
 
 
+def test_a_weight_file_may_be_read_by_whom_other_files_may(tmp_path):
+    weights.save(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, {})
+    (tmp_path / "other").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("w.safetensors", "other")]
+    assert modes[0] == modes[1]
+
+
 def test_the_content_hash_sees_names_shapes_types_and_every_bit():
     base = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
     variants = [
