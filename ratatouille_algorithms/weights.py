@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 from domainbed.lib import weights
 from domainbed.registry import InputError
 
-CHUNK = 1_000_000
+Piece = tuple[str, Any]
+"""A tensor's name, and which of its rows: all (...) or a slice."""
+
+CHUNK = 500_000
 """Numbers summed at a time: what an average holds in memory beside its result."""
 
 
@@ -59,48 +63,81 @@ def combine(
 ) -> None:
     """Write the mean of weights, each counted `coefficient` times, into tensors by name.
 
-    It is computed in float64. Files are memory-mapped, one open at a time, and read in chunks of
-    whole tensors: little but the result is in memory. Integer buffers must agree and are kept.
-    Raises `InputError` naming the file and the tensor that hold a number that is not finite.
+    It is computed in float64. Files are memory-mapped, one open at a time, and read in chunks:
+    little but the result is in memory. Integer buffers must agree and are kept. Raises
+    `InputError` naming the file and the tensor that hold a number that is not finite.
     """
-    for names in _chunks(paths[0]):
-        sums: weights.State = {}
+    room = torch.empty(0, dtype=torch.float64)
+    for pieces in _chunks(paths[0]):
+        sums: list[torch.Tensor] = []
         for path, coefficient in zip(paths, coefficients):
             with weights.opened(path) as file:
-                for name in names:
-                    _add(sums, name, file.get_tensor(name), coefficient, path)
-        with torch.no_grad():
-            for name in names:
-                if sums[name].is_floating_point():
-                    sums[name].div_(sum(coefficients))
-                into[name].copy_(sums.pop(name))
+                parts = [file.get_tensor(name)[part] for name, part in pieces]
+                if not sums:
+                    sums = _zeros(parts, room)
+                for (name, _), total, part in zip(pieces, sums, parts):
+                    _add(total, part, coefficient, name, path)
+                del parts
+        for (name, part), total in zip(pieces, sums):
+            if total.is_floating_point():
+                _check_finite(total, name, paths)
+                total.div_(sum(coefficients))
+            into[name].detach()[part].copy_(total)
+
+
+def _zeros(parts: Sequence[torch.Tensor], room: torch.Tensor) -> list[torch.Tensor]:
+    """Where parts are summed up: floats in `room`, in float64; integers are their own sum."""
+    sizes = [part.numel() if part.is_floating_point() else 0 for part in parts]
+    if sum(sizes) > len(room):
+        room.resize_(max(CHUNK, *sizes))
+    places = room[: sum(sizes)].zero_().split(sizes)
+    return [
+        place.view(part.shape) if part.is_floating_point() else part.clone()
+        for place, part in zip(places, parts)
+    ]
 
 
 def _add(
-    sums: weights.State, name: str, tensor: torch.Tensor, coefficient: float, path: Path
+    total: torch.Tensor, part: torch.Tensor, coefficient: float, name: str, path: Path
 ) -> None:
-    if not tensor.is_floating_point():
-        if not torch.equal(sums.setdefault(name, tensor.clone()), tensor):
-            raise InputError(f"{path} differs from the other members in the integers of {name!r}")
+    if total.is_floating_point():
+        total.add_(part, alpha=coefficient)
+    elif not torch.equal(total, part):
+        raise InputError(f"{path} differs from the other members in the integers of {name!r}")
+
+
+def _check_finite(total: torch.Tensor, name: str, paths: Sequence[Path]) -> None:
+    """A sum is finite only if all its terms are; if it is not, find whose fault it is."""
+    if torch.isfinite(total.sum()):
         return
-    if not torch.isfinite(tensor).all():
-        raise InputError(f"{path} holds a weight that is not finite, in {name!r}; leave it out")
-    if name in sums:
-        sums[name].add_(tensor.double(), alpha=coefficient)
-    else:
-        sums[name] = tensor.double().mul_(coefficient)
+    for path in paths:
+        with weights.opened(path) as file:
+            if not torch.isfinite(file.get_tensor(name)).all():
+                raise InputError(
+                    f"{path} holds a weight that is not finite, in {name!r}; leave it out"
+                )
 
 
-def _chunks(path: Path) -> Iterator[list[str]]:
+def _chunks(path: Path) -> Iterator[list[Piece]]:
+    """All tensors of a file, whole or as rows, put together to about `CHUNK` numbers."""
     with weights.opened(path) as file:
-        sizes = {n: torch.Size(file.get_slice(n).get_shape()).numel() for n in sorted(file.keys())}
-    chunk: list[str] = []
-    for name, size in sizes.items():
-        if chunk and sum(sizes[n] for n in chunk) + size > CHUNK:
+        shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
+    chunk: list[Piece] = []
+    room = CHUNK
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        if size <= room:
+            chunk.append((name, ...))
+            room -= size
+            continue
+        n_rows = max(1, CHUNK * shape[0] // size)
+        if chunk:
             yield chunk
-            chunk = []
-        chunk.append(name)
-    yield chunk
+        for start in range(0, shape[0], n_rows):
+            yield [(name, slice(start, start + n_rows))]
+        chunk, room = [], CHUNK
+    if chunk:
+        yield chunk
 
 
 def uniform(paths: Sequence[Path], into: Mapping[str, torch.Tensor]) -> None:
