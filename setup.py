@@ -42,6 +42,8 @@ setup(
             "domainbed-sweep = domainbed.scripts.sweep:main",
             "domainbed-collect-results = domainbed.scripts.collect_results:main",
             "domainbed-list-top-hparams = domainbed.scripts.list_top_hparams:main",
+            "domainbed-download = domainbed.scripts.download:main",
+            "domainbed-save-images = domainbed.scripts.save_images:main",
         ],
     },
 )

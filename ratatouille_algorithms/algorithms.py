@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from domainbed.engine.initial_weights import InitialWeights, needed_weights
 from domainbed.networks import foundations
 from domainbed.registry import InputError
 from domainbed.runs import BEST, LAST
+
+logger = logging.getLogger(__name__)
 
 
 class FineTuning(ERM):
@@ -74,6 +77,13 @@ class InterTraining(FineTuning):
                     f"{foundation}; weights can be recycled from the same foundation only"
                 )
             self.n_head_updates = self.hparams["lp_steps"]
+            if initial.run.n_steps <= self.n_head_updates:
+                logger.warning(
+                    "all %d steps train only the head, since lp_steps is %d; give more --steps or "
+                    "a smaller hparam lp_steps",
+                    initial.run.n_steps,
+                    self.n_head_updates,
+                )
 
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None

@@ -44,16 +44,17 @@ def inter_training_space(dataset: str) -> list[HParam]:
 
 
 def probe(job: Job) -> Job:
-    """The linear probe whose head a run starts from: default hparams, trial 0."""
+    """The linear probe whose head a run starts from: default hparams, trial 0 unless asked."""
     return job.derive(
         root=job.train_args.get("output_dir_lp") or f"{job.root}/lp",
         algorithm="FineTuning",
         hparams_seed=0,
-        trial_seed=0,
+        trial_seed=job.train_args["trial_seed"] if job.train_args.get("probe_per_trial") else 0,
         what_is_trainable="classifier",
         steps=job.train_args.get("steps_lp", job.train_args.get("steps")),
         output_dir_lp=None,
         steps_lp=None,
+        probe_per_trial=None,
     )
 
 
@@ -67,6 +68,7 @@ def auxiliary(job: Job, dataset: str, hparams_seed: int) -> Job:
         hparams_seed=hparams_seed,
         trial_seed=0,
         output_dir_lp=None,
+        probe_per_trial=None,
     )
 
 
@@ -174,8 +176,17 @@ def register() -> None:
         {"type": int, "metavar": "N", "help": "updates of linear probes (default: as other runs)"},
         plan_steps_lp,
     )
+    OPTIONS["probe_per_trial"] = Option(
+        {
+            "action": "store_true",
+            "default": None,
+            "help": "probe on each trial's own split instead of trial 0's for all",
+        },
+        lambda given, *_: given or None,
+    )
 
-    trained, aux = ("output_dir_lp", "steps_lp"), ("aux_datasets", "aux_hparams", "aux_dir")
+    trained = ("output_dir_lp", "steps_lp", "probe_per_trial")
+    aux = ("aux_datasets", "aux_hparams", "aux_dir")
     classes = "ratatouille_algorithms.algorithms:"
     add = algorithms.add
     add(

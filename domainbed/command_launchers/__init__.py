@@ -1,6 +1,7 @@
 """Launchers: each takes shell commands that may run at once, and returns when they ended.
 
-What became of a job is read from its run folder, never from the launcher.
+What became of a job is read from its run folder, never from the launcher. One that runs nothing
+has the attribute `only_prints`, and its jobs' data need not be there.
 """
 
 from __future__ import annotations

@@ -23,3 +23,6 @@ def dummy_launcher(commands: list[str]) -> None:
     """Print the commands and run none."""
     for command in commands:
         print(command)
+
+
+dummy_launcher.only_prints = True  # type: ignore[attr-defined]

@@ -41,6 +41,11 @@ _MODULES = {
     "debug": ["Debug28", "Debug224"],
     "mnist": ["ColoredMNIST", "RotatedMNIST"],
     "image_folder": ["VLCS", "PACS", "OfficeHome", "TerraIncognita", "DomainNet", "SVIRO"],
+    "wilds_domains": ["WILDSCamelyon", "WILDSFMoW"],
+    "spawrious": [
+        "SpawriousO2O_easy", "SpawriousO2O_medium", "SpawriousO2O_hard",
+        "SpawriousM2M_easy", "SpawriousM2M_medium", "SpawriousM2M_hard",
+    ],
     "digits": ["RotatedDigits", "InkDigits", "NoisyDigits", "PlacedDigits"],
 }
 # fmt: on

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from domainbed.datasets.base import MultipleDomainDataset, require_data_dir
-from domainbed.datasets.images import ImageEnvironment, fits_in_memory, has_image, is_image
+from domainbed.datasets.images import ImageDataset, Listing, abridged, has_image, is_image
 from domainbed.registry import InputError
 
 if TYPE_CHECKING:
@@ -18,52 +17,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ImageFolders(MultipleDomainDataset):
+class ImageFolders(ImageDataset):
     """One folder for each domain, in it one for each class.
 
     A label is the index of a class in the sorted class list, which all domains share. Samples are
-    sorted by class, folder and name, as torchvision's ImageFolder does. hparams: image_size (224)
-    is the height and width of the input, data_augmentation that of domains trained on.
+    sorted by class, folder and name, as torchvision's ImageFolder does.
     """
 
     CHECKPOINT_FREQ = 300
     KIND = "photos"
-    NEEDS_FILES = True
-    FOLDER: str
-    """Folder under --data_dir; the name of the class would also do."""
     DOMAINS: Sequence[str]
     """Folder of each environment."""
 
-    def __init__(
-        self, root: str | Path | None, test_envs: Sequence[int], hparams: Mapping[str, Any]
-    ) -> None:
-        folder = self.find_folder(root)
-        domains = match_domains(folder, self.DOMAINS, self.ENVIRONMENTS)
-        self.classes = common_classes(domains)
-        self.num_classes = len(self.classes)
-        size = hparams.get("image_size", 224)
-        self.input_shape = (3, size, size)
-        strays = [e.path for e in _entries(folder) if Path(e.path) not in domains]
-        samples = [_samples(domain, self.classes, strays) for domain in domains]
-        _report(folder, strays)
-        keep = fits_in_memory([path for domain in samples for path, _ in domain])
-        augment = hparams.get("data_augmentation", True)
-        self.datasets = [
-            ImageEnvironment(s, self.classes, size, augment and env not in test_envs, keep)
-            for env, s in enumerate(samples)
-        ]
-
     @classmethod
-    def find_folder(cls, data_dir: str | Path | None) -> Path:
-        """The dataset's folder under `data_dir`; raises `InputError` if there is none."""
-        root = require_data_dir(cls.__name__, data_dir)
-        for name in (cls.FOLDER, cls.__name__):
-            if (root / name).is_dir():
-                return root / name
-        raise InputError(
-            f"{cls.__name__} is not in {root}: expected its images in "
-            f"{root / cls.FOLDER}/<domain>/<class>/; put them there"
-        )
+    def listing(cls, data_dir: str | Path | None) -> Listing:
+        """List the images of each domain; raises `InputError` if domains or classes differ."""
+        folder = cls.find_folder(data_dir)
+        domains = match_domains(folder, cls.DOMAINS, cls.ENVIRONMENTS)
+        classes = common_classes(domains)
+        strays = [e.path for e in _entries(folder) if Path(e.path) not in domains]
+        samples = [_samples(domain, classes, strays) for domain in domains]
+        return Listing(folder, classes, samples, strays)
 
     @classmethod
     def check(cls, data_dir: str | Path | None) -> None:
@@ -196,11 +170,13 @@ def common_classes(domains: Sequence[Path]) -> list[str]:
         lack = [d.name for d in domains if name not in classes[d]]
         if lack:
             few = len(have) < len(lack)
-            faults.append(f"{name} only in {_list(have)}" if few else f"no {name} in {_list(lack)}")
+            faults.append(
+                f"{name} only in {abridged(have)}" if few else f"no {name} in {abridged(lack)}"
+            )
     if faults:
         raise InputError(
             f"The classes of {domains[0].parent} differ between domains: "
-            f"{_list(faults, '; ', 10)}. Give each domain a folder with images for each class"
+            f"{abridged(faults, '; ', 10)}. Give each domain a folder with images for each class"
         )
     return every
 
@@ -226,24 +202,14 @@ def _samples(domain: Path, classes: list[str], strays: list[str]) -> list[tuple[
     return samples
 
 
-def _report(folder: Path, strays: list[str]) -> None:
-    if strays:
-        examples = _list([os.path.relpath(s, folder) for s in strays])
-        logger.warning(
-            "Ignored %d files or folders of %s that are not images of a class: %s",
-            len(strays),
-            folder,
-            examples,
-        )
-
-
 def _starting_with(name: str, folders: Sequence[Path]) -> Path | None:
     """The only folder that starts with `name`, by letters and digits alone."""
-    hits = [f for f in folders if _letters(f.name).startswith(_letters(name))]
+    hits = [f for f in folders if letters(f.name).startswith(letters(name))]
     return hits[0] if len(hits) == 1 else None
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
+    """A name without case and punctuation."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
@@ -254,8 +220,3 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 def _subfolders(folder: Path) -> list[Path]:
     return [Path(e.path) for e in _entries(folder) if e.is_dir() and not e.name.startswith(".")]
-
-
-def _list(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:
-    more = [f"... ({len(items)} in all)"] if len(items) > most else []
-    return separator.join([*items[:most], *more])

@@ -3,26 +3,93 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from domainbed.datasets.base import MultipleDomainDataset, require_data_dir
 from domainbed.registry import InputError
 
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 MEMORY_LIMIT = 512 * 2**20
 """Bytes of decoded images up to which a dataset is kept in memory."""
 
-_IMAGENET_MEAN = [0.485, 0.456, 0.406]
-_IMAGENET_STD = [0.229, 0.224, 0.225]
+IMAGENET_MEAN = [0.485, 0.456, 0.406]
+IMAGENET_STD = [0.229, 0.224, 0.225]
+
+
+class Listing(NamedTuple):
+    """The images of a dataset that are on disk."""
+
+    folder: Path
+    classes: Sequence[str]
+    samples: list[list[tuple[str, int]]]
+    """For each environment the (path, label) of its images."""
+    strays: list[str]
+    """Paths in the folder that belong to no class."""
+
+
+class ImageDataset(MultipleDomainDataset):
+    """Environments of image files; a subclass says with `listing` which files.
+
+    hparams: image_size (224) is the height and width of the input, data_augmentation (True)
+    applies to environments that are trained on, never to test environments. What is ignored is
+    told in a warning.
+    """
+
+    NEEDS_FILES = True
+    FOLDER: str
+    """Folder under --data_dir; the name of the class would also do."""
+
+    def __init__(
+        self, root: str | Path | None, test_envs: Sequence[int], hparams: Mapping[str, Any]
+    ) -> None:
+        found = self.listing(root)
+        self.classes = found.classes
+        self.num_classes = len(found.classes)
+        size = hparams.get("image_size", 224)
+        self.input_shape = (3, size, size)
+        if found.strays:
+            logger.warning(
+                "Ignored %d files or folders of %s that are not images of a class: %s",
+                len(found.strays),
+                found.folder,
+                abridged([os.path.relpath(s, found.folder) for s in found.strays]),
+            )
+        keep = fits_in_memory([path for samples in found.samples for path, _ in samples])
+        augment = hparams.get("data_augmentation", True)
+        self.datasets = [
+            ImageEnvironment(s, self.classes, size, augment and env not in test_envs, keep)
+            for env, s in enumerate(found.samples)
+        ]
+
+    @classmethod
+    def listing(cls, data_dir: str | Path | None) -> Listing:
+        """List the images of each environment; raises `InputError` if they are not as expected."""
+        raise NotImplementedError(f"{cls.__name__} must define listing")
+
+    @classmethod
+    def find_folder(cls, data_dir: str | Path | None) -> Path:
+        """The dataset's folder under `data_dir`; raises `InputError` if there is none."""
+        root = require_data_dir(cls.__name__, data_dir)
+        for name in (cls.FOLDER, cls.__name__):
+            if (root / name).is_dir():
+                return root / name
+        raise InputError(
+            f"{cls.__name__} is not in {root}: expected it in {root / cls.FOLDER}; put it there, "
+            f"or fetch it with domainbed.scripts.download --dataset {cls.__name__}"
+        )
 
 
 class ImageEnvironment:
@@ -98,7 +165,7 @@ def _to_tensor() -> list[Any]:
     return [
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(_IMAGENET_MEAN, _IMAGENET_STD),
+        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         v2.ToPureTensor(),
     ]
 
@@ -176,3 +243,9 @@ def has_image(folder: Path) -> bool:
         for parent, _, files in os.walk(folder, followlinks=True)
         for file in files
     )
+
+
+def abridged(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    """The first few items in a line, and how many there are in all."""
+    more = [f"... ({len(items)} in all)"] if len(items) > most else []
+    return separator.join([*items[:most], *more])

@@ -67,6 +67,13 @@ class Options:
         own["test_envs"] = tuple(own["test_envs"])
         return Options(**own, further={key: values.get(key) for key in OPTIONS})
 
+    @staticmethod
+    def of_args(args: Mapping[str, Any]) -> Options:
+        """Take the options of a run from a job's arguments."""
+        own = {key: args[key] for key in Options.__dataclass_fields__ if key in args}
+        own["test_envs"] = tuple(own["test_envs"])
+        return Options(**own, further={key: args.get(key) for key in OPTIONS})
+
     def identity(self) -> dict[str, Any]:
         """The arguments that make this job what it is: DomainBed's nine, and others that are set.
 

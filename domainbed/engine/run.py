@@ -44,6 +44,28 @@ def _dataset(name: str, data_dir: str | None, test_envs: tuple[int, ...], hparam
         )
 
 
+def hparams_of(options: Options) -> dict[str, Any]:
+    """The hyper-parameters of a run: defaults or a draw, its protocol's, then its overrides."""
+    seed = seed_hash(options.hparams_seed, options.trial_seed) if options.hparams_seed else None
+    overrides = hparams_registry.parse_overrides(options.hparams)
+    names = hparams_registry.space(options.algorithm, options.dataset)
+    protocol = protocols.get_protocol(options.protocol)
+    preset = {key: value for key, value in protocol.hparams.items() if key in names}
+    return hparams_registry.resolve(
+        options.algorithm, options.dataset, seed, {**preset, **overrides}
+    )
+
+
+def check_batch(dataset: str, env_name: str, n_samples: int, batch_size: int) -> None:
+    """Raise `InputError` if a domain has fewer training samples than a batch takes of it."""
+    if n_samples < batch_size:
+        raise InputError(
+            f"Domain {env_name!r} of {dataset} has {n_samples} training samples, fewer than "
+            f"batch_size={batch_size}; lower batch_size with "
+            f"""--hparams '{{"batch_size": {max(n_samples, 1)}}}' or drop the domain"""
+        )
+
+
 class Run:
     """Everything that a job shares, whether it trains or averages.
 
@@ -57,7 +79,7 @@ class Run:
         self.method = algorithms.get_method(options.algorithm)
         self.folder = RunFolder(options.output_dir)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.hparams = self._hparams()
+        self.hparams = hparams_of(options)
         self.dataset = self._make_dataset()
         self.env_names = datasets.environments(options.dataset, options.data_dir)
         self.environments = list(self.dataset)
@@ -65,14 +87,6 @@ class Run:
         self._check_sizes()
         self.records = Records(self.folder)
         self.provenance: dict[str, Any] = {}
-
-    def _hparams(self) -> dict[str, Any]:
-        o = self.options
-        seed = seed_hash(o.hparams_seed, o.trial_seed) if o.hparams_seed else None
-        overrides = hparams_registry.parse_overrides(o.hparams)
-        names = hparams_registry.space(o.algorithm, o.dataset)
-        preset = {key: value for key, value in self.protocol.hparams.items() if key in names}
-        return hparams_registry.resolve(o.algorithm, o.dataset, seed, {**preset, **overrides})
 
     def _make_dataset(self) -> Any:
         o = self.options
@@ -128,12 +142,7 @@ class Run:
         batch = self.hparams["batch_size"]
         for env in self.train_envs:
             n = len(self.splits[env].in_)
-            if n < batch:
-                raise InputError(
-                    f"Domain {self.env_names[env]!r} of {self.options.dataset} has {n} training "
-                    f"samples, fewer than batch_size={batch}; lower batch_size with "
-                    f"""--hparams '{{"batch_size": {max(n, 1)}}}' or drop the domain"""
-                )
+            check_batch(self.options.dataset, self.env_names[env], n, batch)
         if self.options.task == "domain_adaptation":
             if not any(len(self.splits[env].uda) for env in self.test_envs):
                 raise InputError(

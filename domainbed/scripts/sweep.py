@@ -85,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_confirmed(args):
             return 0
         try:
+            if not getattr(launcher, "only_prints", False):
+                from domainbed import preflight  # torch, once there is work to do
+
+                preflight.check(job for job in graph if not job.folder.is_done)
             return sweep.launch(asked, graph, launcher)
         except KeyboardInterrupt:
             print("Interrupted; launch again to go on.", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,3 +227,25 @@ def test_greedy_is_a_brute_force_search_and_uniform_the_mean(undisturbed):
         result, _ = weights.read(path.parent / "model.safetensors")
         for name, tensor in mean(kept).items():
             torch.testing.assert_close(result[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_what_would_fail_is_refused_before_any_job_starts(photos, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(photos / "PACS", data / "PACS")
+    (tmp_path / "foreign.pt").write_bytes(b"no weights")
+    lite = {"backbone": "mnist_cnn", "image_size": 28, "batch_size": 4}
+
+    def launch(*more, **hparams):
+        arguments = ["launch", "--data_dir", str(data), "--datasets", "PACS", "--n_trials", "1"]
+        text = json.dumps({**lite, **hparams})
+        return sweep.main([*arguments, "--algorithms", "ERM", "--output_dir", str(tmp_path / "runs"),
+                     "--n_hparams", "1", "--skip_confirmation", "--hparams", text, *more])  # fmt: skip
+
+    image = next((data / "PACS" / "sketch").rglob("*.png"))
+    whole = image.read_bytes()
+    image.write_bytes(whole[:100])
+    assert launch() == 2
+    image.write_bytes(whole)
+    assert launch(batch_size=500) == 2
+    assert launch("--foundation", str(tmp_path / "foreign.pt")) == 2
+    assert not list((tmp_path / "runs").glob("*/run.json"))

@@ -11,7 +11,7 @@ from domainbed.registry import InputError
 def sweep(algorithms, n_hparams=4, dataset="PACS", **further):
     further = {"aux_datasets": ["VLCS", "OfficeHome", "TerraIncognita"], **further}
     args_list = make_args_list(
-        1, [dataset], algorithms, 0, n_hparams, 5, None, "domain_generalization", 0.2, True,
+        further.pop("n_trials", 1), [dataset], algorithms, 0, n_hparams, 5, None, "domain_generalization", 0.2, True,
         further.pop("hparams", None), **further,
     )  # fmt: skip
     return [Job(args, "/out") for args in args_list]
@@ -103,6 +103,15 @@ def test_the_target_is_never_its_own_auxiliary_task():
             assert job.train_args["aux_datasets"] == ["VLCS"]
     with pytest.raises(InputError, match="no auxiliary dataset for PACS"):
         sweep(["Ratatouille_uniform"], aux_datasets=["PACS"])
+
+
+def test_a_probe_serves_all_trials_unless_each_is_asked_for_its_own():
+    shared = sweep(["FineTuning"], n_trials=2)
+    own = sweep(["FineTuning"], n_trials=2, probe_per_trial=True)
+    assert len({need.job.id for job in shared for need in job.needs}) == 4
+    probes = {need.job.id: need.job.train_args for job in own for need in job.needs}
+    assert sorted(args["trial_seed"] for args in probes.values()) == [0] * 4 + [1] * 4
+    assert {need.job.id for job in shared for need in job.needs} < set(probes)
 
 
 def test_options_of_one_algorithm_do_not_move_the_identity_of_another():

@@ -13,7 +13,7 @@ LAYERS = [
     {"algorithms"},
     {"engine"},
     {"jobs", "tables", "command_launchers"},
-    {"sweep"},
+    {"sweep", "preflight", "testing"},
     {"scripts"},
 ]
 # facades, and helpers that need nothing of their layer: file -> what it may import all the same

@@ -1,0 +1,228 @@
+"""What is wrong with the datasets on disk: missing, damaged, repeated or superfluous images.
+
+python -m domainbed.datasets.doctor --data_dir D [--dataset NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from domainbed import datasets
+from domainbed.datasets.images import Listing, abridged
+from domainbed.registry import InputError
+
+_SPAWRIOUS = (25_344, 12_672, 12_672)
+
+COUNTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "VLCS": {"": (1_415, 2_656, 3_282, 3_376)},
+    "PACS": {"": (2_048, 2_344, 1_670, 3_929)},
+    "OfficeHome": {"": (2_427, 4_365, 4_439, 4_357)},
+    "TerraIncognita": {
+        "in the papers": (4_879, 9_767, 4_020, 6_122),
+        "as served today": (4_741, 9_736, 3_970, 5_883),
+    },
+    "DomainNet": {"": (48_129, 51_605, 72_266, 172_500, 172_947, 69_128)},
+    "WILDSCamelyon": {"": (59_436, 34_904, 85_054, 129_838, 146_722)},
+    **{name: {"": _SPAWRIOUS} for name in datasets.DATASETS if name.startswith("Spawrious")},
+}
+"""Images of each environment; some datasets are about in two versions."""
+
+N_CLASSES = {
+    "VLCS": 5,
+    "PACS": 7,
+    "OfficeHome": 65,
+    "TerraIncognita": 10,
+    "DomainNet": 345,
+    "SVIRO": 7,
+}
+
+WITH_DUPLICATES = ("DomainNet",)
+"""Datasets whose archives hold images more than once."""
+
+
+class Decoded(NamedTuple):
+    """What decoding a file gave: why it failed, and the md5 of its bytes."""
+
+    fault: str | None
+    digest: bytes
+
+
+@dataclass
+class Diagnosis:
+    """What was found: lines to read, and those that say what is wrong."""
+
+    name: str
+    lines: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        end = [f"WRONG: {fault}" for fault in self.faults] or ["no fault found"]
+        return "\n".join([self.name, *(f"  {line}" for line in [*self.lines, *end])])
+
+
+def examine(
+    name: str, data_dir: str | Path, decode: bool = True, known: dict[str, Decoded] | None = None
+) -> Diagnosis:
+    """Compare a dataset with what it should be, and decode its images unless told not to.
+
+    known: images decoded before, which are not decoded again; new ones are added.
+    """
+    found = Diagnosis(name)
+    cls = datasets.find(name, data_dir)
+    try:
+        datasets.check(name, data_dir)
+        listing = cls.listing(data_dir) if hasattr(cls, "listing") else None
+    except InputError as error:
+        found.faults.append(str(error))
+        return found
+    if listing is None:
+        found.lines.append("its files are there" if cls.NEEDS_FILES else "it needs no files")
+        return found
+    _compare(found, listing, datasets.environments(name, data_dir))
+    if decode:
+        known = {} if known is None else known
+        _decode_all(known, (path for samples in listing.samples for path, _ in samples), name)
+        _judge_images(found, listing, known)
+    return found
+
+
+def _compare(found: Diagnosis, listing: Listing, names: Sequence[str]) -> None:
+    """Folder, counts, classes and strays."""
+    counts = tuple(len(samples) for samples in listing.samples)
+    versions = COUNTS.get(found.name, {})
+    found.lines.append(f"in {listing.folder}")
+    width = max(map(len, names))
+    for env, (name, count) in enumerate(zip(names, counts)):
+        expected = " or ".join(f"{version[env]:,}" for version in versions.values())
+        note = f", expected {expected}" if expected else ""
+        found.lines.append(f"{name:<{width}} {count:>9,} images{note}")
+    match = [label for label, version in versions.items() if version == counts]
+    version = f", the version {match[0]}" if match and match[0] else ""
+    found.lines.append(f"{sum(counts):,} images of {len(listing.classes)} classes{version}")
+    if versions and not match:
+        totals = " or ".join(f"{sum(version):,}" for version in versions.values())
+        wrong = [
+            name
+            for env, name in enumerate(names)
+            if all(version[env] != counts[env] for version in versions.values())
+        ]
+        which = ", ".join(wrong) or "the domains, which are of different versions"
+        found.faults.append(f"{sum(counts):,} images, expected {totals}; look at {which}")
+    if N_CLASSES.get(found.name, len(listing.classes)) != len(listing.classes):
+        found.faults.append(
+            f"{len(listing.classes)} classes, expected {N_CLASSES[found.name]}: "
+            f"{abridged(listing.classes, most=10)}"
+        )
+    if listing.strays:
+        names = [os.path.relpath(path, listing.folder) for path in listing.strays]
+        found.lines.append(f"ignored, as no image of a class: {abridged(names)}")
+
+
+def _decode_all(known: dict[str, Decoded], paths: Iterable[str], name: str) -> None:
+    """Decode what is not known yet, in threads."""
+    from PIL import Image
+
+    new = [path for path in dict.fromkeys(paths) if path not in known]
+    with warnings.catch_warnings(), ThreadPool(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        results = pool.imap(_decode, new, chunksize=16)
+        for path, image in zip(new, tqdm(results, name, len(new), unit="image", disable=None)):
+            known[path] = image
+
+
+def _decode(path: str) -> Decoded:
+    from PIL import Image
+
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        return Decoded(error.strerror or str(error), b"")
+    digest = hashlib.md5(content).digest()
+    try:
+        with Image.open(BytesIO(content)) as image:
+            image.load()
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
+        return Decoded(f"{type(error).__name__}: {error}", digest)
+    return Decoded(None, digest)
+
+
+def _judge_images(found: Diagnosis, listing: Listing, known: dict[str, Decoded]) -> None:
+    """Damaged images, and, where that is a known trouble, repeated ones."""
+    damaged, repeated = [], []
+    for samples in listing.samples:
+        first: dict[bytes, str] = {}
+        for path, _ in samples:
+            image = known[path]
+            short = os.path.relpath(path, listing.folder)
+            if image.fault is not None:
+                damaged.append(f"{short} ({image.fault})")
+            elif image.digest in first:
+                repeated.append(f"{short} = {first[image.digest]}")
+            else:
+                first[image.digest] = short
+    if damaged:
+        found.faults.append(f"{len(damaged)} images cannot be read: {abridged(damaged, '; ')}")
+    if found.name in WITH_DUPLICATES:
+        found.lines.append(
+            f"{len(repeated):,} images repeat the content of another one of their domain"
+            + (f": {abridged(repeated, most=3)}" if repeated else "")
+        )
+
+
+def on_disk(data_dir: str | Path) -> list[str]:
+    """Registered datasets that have a folder of files in `data_dir`."""
+    folders = {}
+    for name in filter(datasets.needs_files, datasets.REGISTRY):
+        cls = datasets.get_dataset_class(name)
+        folders[name] = "MNIST" if cls.KIND == "mnist" else getattr(cls, "FOLDER", name)
+    return [
+        name
+        for name, folder in folders.items()
+        if any((Path(data_dir) / candidate).is_dir() for candidate in (folder, name))
+    ]
+
+
+def run(data_dir: str | Path, names: Sequence[str] | None, decode: bool = True) -> int:
+    """Print the diagnoses of datasets, all those on disk by default; 1 if something is wrong."""
+    names = names or on_disk(data_dir)
+    if not names:
+        raise InputError(
+            f"--data_dir {str(data_dir)!r} has the folder of no dataset; name one with --dataset "
+            "or give another --data_dir"
+        )
+    known: dict[str, Decoded] = {}
+    is_wrong = False
+    for name in names:
+        found = examine(name, data_dir, decode, known)
+        is_wrong |= bool(found.faults)
+        print(found, flush=True)
+    return int(is_wrong)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what is wrong; 0 if nothing is, 1 if something is, 2 for a wrong input."""
+    parser = argparse.ArgumentParser(prog="domainbed.datasets.doctor", description=__doc__)
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--dataset", nargs="+", help="default: all that are in --data_dir")
+    args = parser.parse_args(argv)
+    try:
+        return run(args.data_dir, args.dataset)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
