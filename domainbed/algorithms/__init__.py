@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from domainbed.algorithms.builtin import BUILTIN
 from domainbed.hparams_registry import SPACES, Space
 from domainbed.registry import Registry, resolve
 
@@ -89,7 +90,8 @@ def get_algorithm_class(name: str) -> type:
     return REGISTRY[name].load()
 
 
-add("ERM", "domainbed.algorithms.erm:ERM")
+for _name, (_module, _hparams) in BUILTIN.items():
+    add(_name, f"domainbed.algorithms.{_module}:{_name}", _hparams)
 
 
 def __getattr__(name: str) -> type:

@@ -236,10 +236,12 @@ def test_what_would_fail_is_refused_before_any_job_starts(photos, tmp_path):
     lite = {"backbone": "mnist_cnn", "image_size": 28, "batch_size": 4}
 
     def launch(*more, **hparams):
-        arguments = ["launch", "--data_dir", str(data), "--datasets", "PACS", "--n_trials", "1"]
+        where = ["--data_dir", str(data), "--output_dir", str(tmp_path / "runs")]
+        what = ["--datasets", "PACS", "--algorithms", "ERM", "--n_trials", "1", "--n_hparams", "1"]
         text = json.dumps({**lite, **hparams})
-        return sweep.main([*arguments, "--algorithms", "ERM", "--output_dir", str(tmp_path / "runs"),
-                     "--n_hparams", "1", "--skip_confirmation", "--hparams", text, *more])  # fmt: skip
+        return sweep.main(
+            ["launch", *where, *what, "--skip_confirmation", "--hparams", text, *more]
+        )
 
     image = next((data / "PACS" / "sketch").rglob("*.png"))
     whole = image.read_bytes()

@@ -11,8 +11,8 @@ from domainbed.registry import InputError
 def sweep(algorithms, n_hparams=4, dataset="PACS", **further):
     further = {"aux_datasets": ["VLCS", "OfficeHome", "TerraIncognita"], **further}
     args_list = make_args_list(
-        further.pop("n_trials", 1), [dataset], algorithms, 0, n_hparams, 5, None, "domain_generalization", 0.2, True,
-        further.pop("hparams", None), **further,
+        further.pop("n_trials", 1), [dataset], algorithms, 0, n_hparams, 5, None,
+        "domain_generalization", 0.2, True, further.pop("hparams", None), **further,
     )  # fmt: skip
     return [Job(args, "/out") for args in args_list]
 
