@@ -7,7 +7,7 @@ Spaces are those of DomainBed (Gulrajani & Lopez-Paz 2021, arXiv 2007.01434, and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Union
 
@@ -18,7 +18,7 @@ from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError, Registry, nearest
 
 Plain = Union[bool, int, float, str]
-Space = Union[list["HParam"], Callable[[str], list["HParam"]]]
+Space = Union[Sequence["HParam"], Callable[[str], Sequence["HParam"]]]
 
 SPACES: Registry[Space] = Registry("hparam space", home="domainbed.algorithms")
 """Algorithm name -> its own hyper-parameters, a list or a function of the dataset's name."""

@@ -24,7 +24,7 @@ from domainbed.registry import InputError
 Args = dict[str, Any]
 
 _OF_ONE_RUN = {"output_dir", "seed", "what_is_trainable", "path_init"}
-_OF_SHARED = {"n_hparams", "n_hparams_from"}
+_OF_SHARED = {"n_hparams", "n_hparams_from", "n_trials"}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def make_args_list(
 
     `further` arguments enter only when they are set, so that the identity of a job that DomainBed
     could express never changes. An algorithm made of all hparams seeds at once is one run, with
-    hparams_seed 0 and the range of seeds among its arguments.
+    hparams_seed 0 and the range of seeds among its arguments; one made of all trials likewise.
     """
     common: Args = {
         "task": task,
@@ -178,8 +178,12 @@ def make_args_list(
             singles = [[i] for i in range(n_envs)]
             env_lists = singles if single_test_envs else list(test_env_combinations(n_envs))
             for algorithm in algorithms:
+                if trial_seed and is_taken(algorithm, "n_trials"):
+                    continue
                 shared = is_taken(algorithm, "n_hparams")
                 args = _arguments(common, algorithm, dataset, dataset_names, hparams, seeds)
+                if is_taken(algorithm, "n_trials"):
+                    args["n_trials"] = n_trials
                 for test_envs in env_lists:
                     for hparams_seed in [0] if shared else seeds:
                         run = {

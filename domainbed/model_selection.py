@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from domainbed.lib.query import Q
+from domainbed.lib.reporting import is_full_data
 from domainbed.registry import Registry
 
 SELECTIONS: Registry[type[SelectionMethod]] = Registry(
@@ -17,14 +18,20 @@ Acc = dict[str, float]
 
 
 def get_test_records(records: Q) -> Q:
-    """The records of runs that hold out a single domain."""
-    return records.filter(lambda record: len(record["args"]["test_envs"]) == 1)
+    """The records of runs that hold out a single domain, but of training on all samples."""
+    return records.filter(
+        lambda record: len(record["args"]["test_envs"]) == 1 and not is_full_data(record)
+    )
 
 
 class SelectionMethod:
     """Base: a method gives each run a validation and a test accuracy, in [0, 1]."""
 
     name: str
+    needs_pairs = False
+    """Whether it selects by runs that hold out two domains, beside those that hold out one."""
+    command = "train"
+    """The script whose runs it selects from."""
 
     @classmethod
     def run_acc(cls, run_records: Q) -> Acc | None:
@@ -90,6 +97,7 @@ class LeaveOneOutSelectionMethod(SelectionMethod):
     """The hparams that do best on domains held out in turn; needs runs with two test domains."""
 
     name = "leave-one-domain-out cross-validation"
+    needs_pairs = True
 
     @classmethod
     def _step_acc(cls, records: Q) -> Acc | None:
@@ -143,7 +151,26 @@ class OracleSelectionMethod(SelectionMethod):
 
 
 @SELECTIONS.register("iid_autolr")
-class IIDAutoLRAccuracySelectionMethod(IIDAccuracySelectionMethod):
-    """As IID, over runs whose learning rate was found by train_autolr."""
+class IIDAutoLRAccuracySelectionMethod(SelectionMethod):
+    """The run of train_autolr with the best accuracy on the training domains' out splits.
+
+    They are those at the end of the first training, since when to stop was found by them; the test
+    accuracy is that at the end of the second, on all samples of the test domain.
+    """
 
     name = "auto lr training-domain validation set"
+    command = "train_autolr"
+
+    @classmethod
+    def run_acc(cls, run_records: Q) -> Acc | None:
+        """The last record of each training; None unless there are both."""
+        first = get_test_records(run_records)
+        if not len(first):
+            return None
+        env = _test_env(first)
+        key = f"fd_env{env}_in_acc"
+        full = run_records.filter(lambda r: r["args"]["test_envs"] == [env] and key in r)
+        val_acc = _out_acc_of_training_domains(first.sorted("step")[-1], env)
+        if val_acc is None or not len(full):
+            return None
+        return {"val_acc": val_acc, "test_acc": full.sorted("step")[-1][key]}

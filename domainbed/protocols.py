@@ -27,13 +27,14 @@ class Protocol:
     partition_by_seed: bool = False
 
 
+DEFAULT = "default"
 _PAPER = ("PACS", "OfficeHome", "TerraIncognita")
 _PLAIN_RESNET = {"resnet50_augmix": False, "freeze_bn": True}
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("default"),
+        Protocol(DEFAULT),
         Protocol("domainbed-2020", _PLAIN_RESNET, val_augment=True, partition_by_seed=True),
         Protocol("domainbed-2024", val_augment=True, partition_by_seed=True),
         Protocol(
@@ -46,9 +47,14 @@ PROTOCOLS = {
 }
 
 
+def set_name(name: str | None) -> str | None:
+    """The name of a protocol as an argument of a job, which leaves the default one out."""
+    return None if name == DEFAULT else name
+
+
 def get_protocol(name: str | None) -> Protocol:
     """Look a protocol up; None is the default one."""
     try:
-        return PROTOCOLS[name or "default"]
+        return PROTOCOLS[name or DEFAULT]
     except KeyError:
         raise UnknownNameError("protocol", name, PROTOCOLS) from None

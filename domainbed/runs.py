@@ -3,7 +3,8 @@
     run.json            what runs here: args, hparams, protocol, provenance, code version
     results.jsonl       one record a line
     out.txt, err.txt    what was said
-    model.safetensors   the last weights; model_best.safetensors those best by ID validation
+    model.safetensors   the last weights; model_best.safetensors those best by ID validation;
+                        model_*.safetensors others that an algorithm or an option asks for
     failed              why the run ended early, until it is started again
     done                written last, and only by a run that finished
 
@@ -69,6 +70,12 @@ class RunFolder:
             return RUNNING
         return FAILED if (self.path / "failed").exists() else INCOMPLETE
 
+    def size(self) -> int:
+        """Bytes of the files in this folder."""
+        if not self.path.is_dir():
+            return 0
+        return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
+
     def lock(self) -> FileLock:
         """The lock that a running job holds; it is released when its process ends, however."""
         return FileLock(self.path / ".lock")
@@ -99,8 +106,8 @@ class RunFolder:
         """Clear what an interrupted run left and say what runs here now."""
         for leftover in ("done", "failed", "results.jsonl", LAST, BEST, "out.txt", "err.txt"):
             (self.path / leftover).unlink(missing_ok=True)
-        for leftover in [*self.path.glob("model_step*.safetensors"), *self.path.glob(".*.tmp")]:
-            leftover.unlink(missing_ok=True)
+        for file in [*self.path.glob("model_*.safetensors"), *self.path.glob(".*.tmp")]:
+            file.unlink(missing_ok=True)
         self.describe(description)
 
     def describe(self, description: Mapping[str, Any]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from domainbed import algorithms, datasets, hparams_registry, jobs, runs
+from domainbed import algorithms, datasets, hparams_registry, jobs, protocols, runs
 from domainbed.engine.options import OPTIONS
 from domainbed.jobs import Job
+from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, UnknownNameError, nearest
 
 if sys.version_info >= (3, 11):
@@ -66,8 +67,13 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
     Checks names, hparams, data and folders first, and raises `InputError` for what is wrong.
     """
     check(args)
-    further = {key: getattr(args, key) for key in ("checkpoint_freq", "protocol", "foundation")}
+    single_test_envs = args.single_test_envs
+    if args.for_selection:
+        single_test_envs = not SELECTIONS[args.for_selection].needs_pairs
+    further = {key: getattr(args, key) for key in ("checkpoint_freq", "foundation")}
+    further["protocol"] = protocols.set_name(args.protocol)
     further.update({key: getattr(args, key) for key in OPTIONS}, sweep_seed=args.seed or None)
+    further["uda_holdout_fraction"] = args.uda_holdout_fraction or None
     args_list = jobs.make_args_list(
         args.n_trials,
         args.datasets,
@@ -78,7 +84,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
         args.data_dir,
         args.task,
         args.holdout_fraction,
-        args.single_test_envs,
+        single_test_envs,
         args.hparams,
         **further,
     )
@@ -90,23 +96,46 @@ def check(args: argparse.Namespace) -> None:
     """Raise `InputError` for the first wrong argument of a sweep."""
     if not args.output_dir:
         raise InputError("No --output_dir was given; say where the run folders go")
-    for name, least in (("n_hparams", 1), ("n_trials", 1), ("n_hparams_from", 0)):
-        if getattr(args, name) < least:
-            raise InputError(f"--{name} was given {getattr(args, name)}; expected >= {least}")
-    for name in ("steps", "checkpoint_freq"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} was given {value}; expected >= 1")
-    if not 0 <= args.holdout_fraction < 1:
+    _check_counts(args)
+    for name in ("holdout_fraction", "uda_holdout_fraction"):
+        if not 0 <= getattr(args, name) < 1:
+            raise InputError(f"--{name} was given {getattr(args, name)}; expected 0 <= x < 1")
+    if args.task == "domain_adaptation" and not args.uda_holdout_fraction:
         raise InputError(
-            f"--holdout_fraction was given {args.holdout_fraction}; expected 0 <= x < 1"
+            "--task domain_adaptation was given, but nothing to adapt to; "
+            "give --uda_holdout_fraction above 0, such as 0.3"
         )
+    _check_selection(args)
     for name in args.algorithms:
         algorithms.get_method(name)
     for name in args.datasets:
         datasets.check(name, args.data_dir)
     _check_hparams(args)
     runs.RunFolder(args.output_dir).create()
+
+
+def _check_selection(args: argparse.Namespace) -> None:
+    if not args.for_selection:
+        return
+    method = SELECTIONS[args.for_selection]
+    if method.command != "train":
+        raise InputError(
+            f"--for_selection {args.for_selection} selects from runs of "
+            f"domainbed.scripts.{method.command}, which a sweep does not launch; run each by itself"
+        )
+    if method.needs_pairs and args.single_test_envs:
+        raise InputError(
+            f"--for_selection {args.for_selection} needs runs with two test domains, which "
+            "--single_test_envs leaves out; leave out one of the two"
+        )
+
+
+def _check_counts(args: argparse.Namespace) -> None:
+    least = {"n_hparams": 1, "n_trials": 1, "n_hparams_from": 0, "steps": 1, "checkpoint_freq": 1}
+    for name, lowest in least.items():
+        value = getattr(args, name)
+        if value is not None and value < lowest:
+            raise InputError(f"--{name} was given {value}; expected >= {lowest}")
 
 
 def _check_hparams(args: argparse.Namespace) -> None:

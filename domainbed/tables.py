@@ -8,13 +8,13 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from domainbed import algorithms, datasets
 from domainbed.lib.query import Q
-from domainbed.lib.reporting import get_grouped_records
+from domainbed.lib.reporting import get_grouped_records, mixed_protocols
 from domainbed.model_selection import SelectionMethod
 from domainbed.registry import Registry
 
@@ -30,12 +30,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, None where there is no result; dataset is None for a table of averages."""
+    """Rows of cells, None where there is no result; dataset is None for a table of averages.
+
+    protocols: those of its runs, if they are of more than one, so that no reader compares them.
+    """
 
     selection: str
     dataset: str | None
     columns: list[str]
     rows: list[tuple[str, list[Cell | None]]]
+    protocols: str = ""
 
 
 def summarise(accs: Iterable[float], ddof: int = 0) -> Cell | None:
@@ -72,11 +76,14 @@ def build(records: Q, selection: type[SelectionMethod], ddof: int = 0) -> list[T
     found: dict[tuple[str, str], list[dict]] = {}
     for group in groups:
         found.setdefault((group["algorithm"], group["dataset"]), []).append(group)
-    tables = [
-        _dataset_table(found, names, dataset, env_names(records, dataset), selection.name, ddof)
-        for dataset in dataset_names
-    ]
-    return [*tables, _averages_table(found, names, dataset_names, selection.name, ddof)]
+    tables = []
+    for dataset in dataset_names:
+        some = records.filter(lambda r, dataset=dataset: r["args"]["dataset"] == dataset)
+        envs = env_names(some, dataset)
+        table = _dataset_table(found, names, dataset, envs, selection.name, ddof)
+        tables.append(replace(table, protocols=mixed_protocols(some)))
+    table = _averages_table(found, names, dataset_names, selection.name, ddof)
+    return [*tables, replace(table, protocols=mixed_protocols(records))]
 
 
 def _dataset_table(
@@ -119,7 +126,8 @@ def env_names(records: Q, dataset: str) -> list[str]:
     """The names of a dataset's domains: registered, else as recorded, else their numbers."""
     if dataset in datasets.REGISTRY:
         return datasets.environments(dataset)
-    record = next(r for r in records if r["args"]["dataset"] == dataset)
+    of_dataset = [r for r in records if r["args"]["dataset"] == dataset]
+    record = max(of_dataset, key=lambda r: "env0_in_acc" in r)
     n = next(i for i in itertools.count() if f"env{i}_in_acc" not in record)
     names = record.get("environments")
     if isinstance(names, list) and len(names) == n and all(type(x) is str for x in names):
@@ -138,7 +146,13 @@ def cell_text(cell: Cell | None, plus_minus: str = "+/-") -> str:
 
 def _titles(table: Table) -> tuple[str, int]:
     """A table's heading and the width of its columns."""
-    return ("Averages", 25) if table.dataset is None else (f"Dataset: {table.dataset}", 20)
+    title, width = ("Averages", 25) if table.dataset is None else (f"Dataset: {table.dataset}", 20)
+    return f"{title}, model selection method: {table.selection}{_warning(table)}", width
+
+
+def _warning(table: Table) -> str:
+    """What a heading says of a table that mixes protocols."""
+    return f" (protocols mixed: {table.protocols})" if table.protocols else ""
 
 
 def text_table(title: str, rows: list[list[str]], width: int) -> str:
@@ -192,7 +206,6 @@ def render_text(tables: list[Table], n_records: int) -> str:
     parts = [f"Total records: {n_records}\n"]
     for table in tables:
         title, width = _titles(table)
-        title = f"{title}, model selection method: {table.selection}"
         parts.append(text_table(title, _cells(table, "+/-"), width))
     return "".join(parts)
 
@@ -211,7 +224,8 @@ def render_latex(tables: list[Table], n_records: int) -> str:
         parts += ["", f"\\subsection{{Model selection: {selection}}}"]
         for table in some:
             _, width = _titles(table)
-            parts += ["", f"\\subsubsection{{{latex_escape(table.dataset or 'Averages')}}}", ""]
+            title = latex_escape(f"{table.dataset or 'Averages'}{_warning(table)}")
+            parts += ["", f"\\subsubsection{{{title}}}", ""]
             header, *rows = _cells(table, "$\\pm$")
             rows = [[latex_escape(name), *cells] for name, *cells in rows]
             parts.append(latex_table([[latex_escape(label) for label in header], *rows], width))
@@ -219,17 +233,18 @@ def render_latex(tables: list[Table], n_records: int) -> str:
 
 
 def render_csv(tables: list[Table], n_records: int) -> str:
-    """One line for each cell: percent, and the number of trials."""
+    """One line for each cell: percent, the number of trials, and what is mixed if anything is."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["selection", "dataset", "algorithm", "column", "mean", "error", "n_trials"])
+    is_mixed = any(table.protocols for table in tables)
+    header = ["selection", "dataset", "algorithm", "column", "mean", "error", "n_trials"]
+    writer.writerow([*header, "protocols_mixed"] if is_mixed else header)
     for table in tables:
         for name, row in table.rows:
             for column, cell in zip(table.columns, row):
                 values = ["", "", ""] if cell is None else [cell.mean, cell.error, cell.n]
-                writer.writerow(
-                    [table.selection, table.dataset or "Averages", name, column, *values]
-                )
+                line = [table.selection, table.dataset or "Averages", name, column, *values]
+                writer.writerow([*line, table.protocols] if is_mixed else line)
     return out.getvalue()
 
 
@@ -238,7 +253,7 @@ def render_markdown(tables: list[Table], n_records: int) -> str:
     parts = [f"Total records: {n_records}"]
     for table in tables:
         rows = [[c.replace("|", "\\|") for c in row] for row in _cells(table, "±")]
-        parts += ["", f"### {_titles(table)[0]}, model selection method: {table.selection}", ""]
+        parts += ["", f"### {_titles(table)[0]}", ""]
         parts += ["| " + " | ".join(row) + " |" for row in rows[:1]]
         parts += ["|---" * len(rows[0]) + "|"]
         parts += ["| " + " | ".join(row) + " |" for row in rows[1:]]
@@ -249,9 +264,8 @@ def render_html(tables: list[Table], n_records: int) -> str:
     """HTML tables; every text is escaped."""
     parts = [f"<p>Total records: {n_records}</p>"]
     for table in tables:
-        title = f"{_titles(table)[0]}, model selection method: {table.selection}"
         header, *rows = [[html.escape(cell) for cell in row] for row in _cells(table, "±")]
-        parts.append(f"<h3>{html.escape(title)}</h3>\n<table>")
+        parts.append(f"<h3>{html.escape(_titles(table)[0])}</h3>\n<table>")
         parts.append("<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>")
         parts += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
         parts.append("</table>")

@@ -41,6 +41,9 @@ def no_needs(job: Job) -> list[Need]:
     return []
 
 
+TRAIN = "domainbed.engine.trainer:train"
+
+
 @dataclass(frozen=True)
 class Method:
     """What the benchmark knows of an algorithm without importing torch.
@@ -53,8 +56,13 @@ class Method:
 
     cls: type | str
     needs: Callable[[Job], list[Need]] = no_needs
-    execute: str = "domainbed.engine.trainer:train"
+    execute: str = TRAIN
     takes: tuple[str, ...] = ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether a run trains, rather than being made from finished runs."""
+        return self.execute == TRAIN
 
     def load(self) -> type:
         """Import the class."""

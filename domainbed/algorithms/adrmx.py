@@ -21,6 +21,8 @@ class ADRMX(Algorithm):
     where the paper takes two of the class from different domains.
     """
 
+    update_count: torch.Tensor
+
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -116,16 +118,21 @@ class ADRMX(Algorithm):
 
 
 def supervised_contrastive(
-    z: torch.Tensor, y: torch.Tensor, temperature: float = 0.07
+    z: torch.Tensor,
+    y: torch.Tensor,
+    temperature: float = 0.07,
+    weights: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
     """Supervised contrastive loss of features z (batch, features) with labels y (batch,).
 
-    Khosla et al. 2020, arXiv 2004.11362, eq. 2, over the samples that have a positive.
+    Khosla et al. 2020, arXiv 2004.11362, eq. 2, over the samples that have a positive. `weights`
+    (batch, batch) says how much each sample, by column, counts for each other one.
     """
     z = F.normalize(z)
     is_self = torch.eye(len(z), dtype=torch.bool, device=z.device)
     positive = (y == y[:, None]) & ~is_self
-    probability = (z @ z.T / temperature).masked_fill(is_self, -torch.inf).softmax(1)
+    scores = z @ z.T / temperature + torch.as_tensor(weights).log()
+    probability = scores.masked_fill(is_self, -torch.inf).softmax(1)
     n_positive = positive.sum(1)
     sums = ((probability + 1e-5).log() * positive).sum(1)
     return -(sums / n_positive.clamp(min=1)).sum() / ((n_positive > 0).sum() + 1)

@@ -18,6 +18,7 @@ class Annealed(ERM):
     the one that holds the learning rate of a new Adam.
     """
 
+    update_count: torch.Tensor
     starts: tuple[str, ...] = ()
     restart_lr = "lr"
 

@@ -17,7 +17,14 @@ class Algorithm(torch.nn.Module):
     x of shape (batch, *input_shape) and y of shape (batch,) int64, with `unlabeled` one x for each
     domain to adapt to, and returns floats to record. `predict` maps x to logits (batch,
     num_classes). Whatever `update` reads later is in the state dict, or a resumed run differs.
+
+    Two more are called where they are defined: `start(initial)`, with a
+    `domainbed.engine.initial_weights.InitialWeights`, before the first update, and
+    `at_checkpoint(run, step, losses)`, with the cross-entropies of all splits, after an evaluation.
     """
+
+    n_weight_files = 2
+    """Files of weights that a run leaves, for estimates of disk space."""
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ class DANN(Algorithm):
 
     is_conditional = False
 
+    update_count: torch.Tensor
+
     def __init__(
         self,
         input_shape: tuple[int, ...],

@@ -14,6 +14,8 @@ from domainbed.algorithms.base import Algorithm, Minibatch
 class ERM(Algorithm):
     """Minimise the mean risk over all training domains (Vapnik 1998)."""
 
+    reads_features_alone = True  # of a class itself: an update of its head needs only features
+
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -27,7 +29,7 @@ class ERM(Algorithm):
             self.featurizer.n_outputs, num_classes, hparams["nonlinear_classifier"]
         )
         self.network = torch.nn.Sequential(self.featurizer, self.classifier)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             self.network.parameters(), lr=hparams["lr"], weight_decay=hparams["weight_decay"]
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from domainbed.algorithms.base import Minibatch
 from domainbed.algorithms.erm import ERM
@@ -22,6 +24,8 @@ class ERMPlusPlus(ERM):
     until which it is the network itself; then its batch norms collect their own statistics.
     """
 
+    update_count: torch.Tensor
+
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -31,7 +35,7 @@ class ERMPlusPlus(ERM):
     ) -> None:
         super().__init__(input_shape, num_classes, num_domains, hparams)
         self.register_buffer("update_count", torch.tensor([0]))
-        make = _lars if hparams["lars"] else torch.optim.Adam
+        make = lars if hparams["lars"] else torch.optim.Adam
         decay = hparams["weight_decay"]
         self.optimizer = make(self.network.parameters(), lr=hparams["lr"], weight_decay=decay)
         self.linear_optimizer = make(
@@ -67,7 +71,7 @@ class ERMPlusPlus(ERM):
         for mean, p in zip(self.network_sma.parameters(), self.network.parameters()):
             mean.lerp_(p, 1 / (n_averaged + 1))
         norms = [m for m in self.network_sma.modules() if hasattr(m, "running_mean")]
-        if norms and not self.hparams["freeze_bn"]:
+        if norms and self.featurizer.training and not self.hparams["freeze_bn"]:
             self.network_sma.eval()
             for norm in norms:
                 norm.train()
@@ -78,10 +82,18 @@ class ERMPlusPlus(ERM):
         return self.network_sma.eval()(x)
 
 
-def _lars(parameters: Any, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Layer-wise adaptive rates (You et al. 2017, arXiv 1708.03888), by timm."""
+def lars(params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Layer-wise adaptive rates (You et al. 2017, arXiv 1708.03888) with momentum 0.9, by timm.
+
+    Vectors, such as biases, are neither decayed nor adapted.
+    """
     try:
         from timm.optim import Lars
     except ImportError as error:
         raise ImportError('LARS needs timm: pip install "domainbed-ratatouille[timm]"') from error
-    return Lars(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay, always_adapt=True)
+    params = list(params)
+    groups = [
+        {"params": [p for p in params if p.ndim > 1], "always_adapt": True},
+        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return Lars(groups, lr=lr, momentum=0.9, weight_decay=weight_decay)

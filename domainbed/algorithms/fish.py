@@ -26,11 +26,7 @@ class Fish(Algorithm):
         hparams: dict[str, Any],
     ) -> None:
         super().__init__(input_shape, num_classes, num_domains, hparams)
-        featurizer = networks.Featurizer(input_shape, hparams)
-        classifier = networks.Classifier(
-            featurizer.n_outputs, num_classes, hparams["nonlinear_classifier"]
-        )
-        self.network = torch.nn.ModuleDict({"net": torch.nn.Sequential(featurizer, classifier)})
+        self.network = networks.WholeFish(input_shape, num_classes, hparams)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=hparams["lr"], weight_decay=hparams["weight_decay"]
         )
@@ -38,12 +34,12 @@ class Fish(Algorithm):
     @property
     def featurizer(self) -> torch.nn.Module:
         """The featurizer, which DomainBed names network.net.0."""
-        return self.network["net"][0]
+        return self.network.net[0]
 
     @property
     def classifier(self) -> torch.nn.Module:
         """The classifier, which DomainBed names network.net.1."""
-        return self.network["net"][1]
+        return self.network.net[1]
 
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None
@@ -62,4 +58,4 @@ class Fish(Algorithm):
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of shape (batch, num_classes)."""
-        return self.network["net"](x)
+        return self.network(x)

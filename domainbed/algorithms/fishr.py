@@ -24,6 +24,7 @@ class Fishr(Annealed):
     """
 
     starts = ("penalty_anneal_iters",)
+    moving_variances: torch.Tensor
 
     def __init__(
         self,

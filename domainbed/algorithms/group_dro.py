@@ -18,6 +18,8 @@ class GroupDRO(ERM):
     1 / domains, which the first update undoes, and all domains are seen in every update.
     """
 
+    q: torch.Tensor
+
     def __init__(
         self,
         input_shape: tuple[int, ...],

@@ -17,7 +17,7 @@ class IB_ERM(Annealed):
     then, and the nll that is logged is the whole loss.
     """
 
-    starts = ("ib_penalty_anneal_iters",)
+    starts: tuple[str, ...] = ("ib_penalty_anneal_iters",)
 
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None

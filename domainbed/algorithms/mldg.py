@@ -57,6 +57,7 @@ class MLDG(ERM):
             test_loss = self._risk(inner, test)
             test_grads = torch.autograd.grad(test_loss, list(inner.values()))
             for p, copy, grad in zip(weights.values(), inner.values(), test_grads):
+                assert p.grad is not None and copy.grad is not None, "both were computed"
                 p.grad += copy.grad / n_domains
                 p.grad += beta * grad / n_domains
             objective += (train_loss.item() + beta * test_loss.item()) / n_domains

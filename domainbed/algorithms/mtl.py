@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from domainbed import networks
+from domainbed.algorithms import penalties
 from domainbed.algorithms.base import Algorithm, Minibatch
 
 
@@ -19,6 +20,8 @@ class MTL(Algorithm):
     given in its place is standard normal noise: nothing reads `embeddings`, and predictions vary
     with the generator.
     """
+
+    embeddings: torch.Tensor
 
     def __init__(
         self,
@@ -41,7 +44,9 @@ class MTL(Algorithm):
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None
     ) -> dict[str, float]:
         """One Adam step on the sum of the domains' cross-entropies."""
-        loss = sum(F.cross_entropy(self.predict(x, d), y) for d, (x, y) in enumerate(minibatches))
+        loss = penalties.total(
+            F.cross_entropy(self.predict(x, d), y) for d, (x, y) in enumerate(minibatches)
+        )
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

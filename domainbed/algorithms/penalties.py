@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import torch
@@ -25,9 +26,13 @@ def domain_risks(logits: torch.Tensor, minibatches: list[Minibatch]) -> torch.Te
 
 
 def domain_gradients(
-    risks: torch.Tensor, parameters: Iterable[torch.Tensor], create_graph: bool = False
+    risks: Iterable[torch.Tensor], parameters: Iterable[torch.Tensor], create_graph: bool = False
 ) -> list[torch.Tensor]:
-    """Gradients of each of the risks (domains,), for each parameter of shape (domains, *shape)."""
+    """Gradients of the domains' risks, for each parameter of shape (domains, *shape).
+
+    Risks whose graphs are apart are best given apart: a backward pass through a stacked tensor is
+    one through all of them.
+    """
     parameters = list(parameters)
     rows = [
         torch.autograd.grad(
@@ -45,7 +50,7 @@ def irm(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     it may be negative. Arjovsky et al. 2019, arXiv 1907.02893, appendix D. Raises
     `InputError` for fewer than two samples.
     """
-    _require_two(logits)
+    require_two(logits)
     scale = torch.ones((), device=logits.device, requires_grad=True)
     one, two = (
         torch.autograd.grad(F.cross_entropy(z * scale, t), scale, create_graph=True)[0]
@@ -62,8 +67,13 @@ def mean_irm(logits: torch.Tensor, minibatches: list[Minibatch]) -> torch.Tensor
 
 def mean_variance(z: torch.Tensor) -> torch.Tensor:
     """Mean over features of their unbiased variance over samples; z is (batch, features)."""
-    _require_two(z)
+    require_two(z)
     return z.var(0).mean()
+
+
+def total(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum of tensors, first to last; there must be one."""
+    return functools.reduce(torch.add, parts)
 
 
 def mmd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -75,7 +85,7 @@ def mmd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         distances = squared_distances(a, b)
-        return sum((-gamma * distances).exp().mean() for gamma in GAMMAS)
+        return total((-gamma * distances).exp().mean() for gamma in GAMMAS)
 
     return kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)
 
@@ -92,8 +102,8 @@ def coral(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     a (n, features), b (m, features); covariances are unbiased. After Sun and Saenko 2016, arXiv
     1607.01719, eq. 1. Raises `InputError` for fewer than two samples.
     """
-    _require_two(a)
-    _require_two(b)
+    require_two(a)
+    require_two(b)
     means = (a.mean(0) - b.mean(0)).square().mean()
     return means + (covariance(a) - covariance(b)).square().mean()
 
@@ -104,7 +114,8 @@ def covariance(z: torch.Tensor) -> torch.Tensor:
     return centred.T @ centred / (len(z) - 1)
 
 
-def _require_two(z: torch.Tensor) -> None:
+def require_two(z: torch.Tensor) -> None:
+    """Raise `InputError` unless there are at least two samples z (batch, ...)."""
     if len(z) < 2:
         raise InputError(
             f"A domain's minibatch has {len(z)} sample; expected at least 2, since its spread is "

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from domainbed.algorithms import penalties
 from domainbed.algorithms.base import Minibatch
 from domainbed.algorithms.erm import ERM
 
@@ -20,6 +21,8 @@ class RDM(ERM):
     discrepancy with a sum of Gaussian kernels, the variances of both samples of risks may be
     penalised, and Adam starts anew with rdm_lr when the penalties set in.
     """
+
+    update_count: torch.Tensor
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class RDM(ERM):
         by_domain = risks.split([len(y) for _, y in minibatches])
         means = torch.stack([domain.mean() for domain in by_domain])
         worst = by_domain[means.argmax()]
+        penalties.require_two(worst)
         erm_loss = means.mean()
         matching, variance = mmd(worst, risks), risks.var() + worst.var()
         loss = erm_loss
@@ -76,6 +80,6 @@ def mmd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         distances = (a[:, None] - b).square()
-        return sum((-gamma * distances).exp().mean() for gamma in GAMMAS)
+        return penalties.total((-gamma * distances).exp().mean() for gamma in GAMMAS)
 
     return kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)

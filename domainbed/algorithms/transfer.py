@@ -35,6 +35,7 @@ class Transfer(Algorithm):
         )
         self.adv_classifier.load_state_dict(self.classifier.state_dict())
         learnt = [*self.featurizer.parameters(), *self.classifier.parameters()]
+        self.optimizer: torch.optim.Optimizer
         if hparams["gda"]:
             self.optimizer = torch.optim.SGD(learnt, lr=hparams["lr"])
         else:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from domainbed import networks
+from domainbed.algorithms import penalties
 from domainbed.algorithms.base import Algorithm, Minibatch
 
 N_HEAD_STEPS = 30
@@ -23,6 +24,9 @@ class TRM(Algorithm):
     by 30 steps of gradient descent an update, the inverse Hessian is a Neumann series of ten terms
     that is cut where an entry passes 10, and the penalty sets in after `iters` updates of ERM.
     """
+
+    update_count: torch.Tensor
+    alpha: torch.Tensor
 
     def __init__(
         self,
@@ -65,14 +69,14 @@ class TRM(Algorithm):
         """Move each domain's classifier towards the best one for its features."""
         if self.hparams["class_balanced"]:
             for head in self.clist:
-                head.weight.data.copy_(self.classifier.weight)
+                head.get_parameter("weight").data.copy_(self.classifier.weight)
         for _ in range(N_HEAD_STEPS):
             risks = [
                 F.cross_entropy(head(z.detach()), y)
                 for head, z, y in zip(self.clist, features, labels)
             ]
             self.head_optimizer.zero_grad()
-            sum(risks).backward()
+            penalties.total(risks).backward()
             self.head_optimizer.step()
 
     def _transfer_risk(
@@ -80,19 +84,21 @@ class TRM(Algorithm):
     ) -> torch.Tensor:
         """Mean over domains of the others' risks and their gradients' alignment; moves `alpha`."""
         self.alpha /= self.alpha.sum(1, keepdim=True)
-        total = 0.0
+        parts = []
         for q, head in enumerate(self.clist):
             risks = torch.stack([F.cross_entropy(head(z), y) for z, y in zip(features, labels)])
             weighted = self.alpha[q].clone() * risks
-            own = torch.autograd.grad(risks[q], head.weight, create_graph=True)[0]
-            others = torch.autograd.grad(weighted.sum(), head.weight, retain_graph=True)[0]
+            weight = head.get_parameter("weight")
+            own = torch.autograd.grad(risks[q], weight, create_graph=True)[0]
+            others = torch.autograd.grad(weighted.sum(), weight, retain_graph=True)[0]
             z = features[q].detach()
             step = inverse_hessian_product(others, z, head(z).detach().softmax(1))
             weighted = weighted.detach()
             self.alpha[q] *= (self.hparams["groupdro_eta"] * weighted).exp()
             moved = self.alpha[q].clone() * (risks - risks.detach())  # 0, with a gradient
-            total += (weighted + moved).sum() - self.hparams["cos_lambda"] * (step * own).sum()
-        return total / len(labels)
+            alignment = self.hparams["cos_lambda"] * (step * own).sum()
+            parts.append((weighted + moved).sum() - alignment)
+        return penalties.total(parts) / len(labels)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of shape (batch, num_classes)."""
@@ -105,14 +111,16 @@ def inverse_hessian_product(
     """Neumann series of H^-1 v, where H is the Hessian of a linear classifier's cross-entropy.
 
     v is shaped as the weight (classes, features); z (batch, features), probabilities (batch,
-    classes). H v = mean over samples of (diag(p) - p p') v z z'.
+    classes). H v = mean over samples of (diag(p) - p p') v z z'. As in DomainBed, the series lacks
+    its first term, v, and has the second one twice.
     """
-    total = v
+    total = None
     for _ in range(N_NEUMANN_TERMS):
         change = probabilities * (z @ v.T)
         change = change - probabilities * change.sum(1, keepdim=True)
         v = v - change.T @ z / len(z)
-        total = total + v
+        total = v + (v if total is None else total)
         if total.abs().max() > LARGEST:
             break
+    assert total is not None, "there is a term"
     return total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +14,16 @@ from domainbed.algorithms.base import Minibatch
 from domainbed.algorithms.erm import ERM
 from domainbed.registry import InputError
 
-OUTPUTS = {"tanh": (torch.tanh, -1.0), "relu": (torch.relu, 0.0)}
+OUTPUTS = {
+    "tanh": (torch.tanh, -1.0),
+    "relu": (torch.relu, 0.0),
+    "sigmoid": (torch.sigmoid, 0.0),
+}
 """Activation of the features by name, with the lower end of their uniform law; the upper is 1."""
-OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
+}
 WIDTH = 100
 
 
@@ -45,7 +54,9 @@ class URM(ERM):
             self.featurizer.n_outputs, hparams["urm_discriminator_hidden_layers"]
         )
         self.discriminator_opt = OPTIMIZERS[hparams["urm_discriminator_optimizer"]](
-            self.discriminator.parameters(), lr=hparams["urm_discriminator_lr"]
+            self.discriminator.parameters(),
+            lr=hparams["urm_discriminator_lr"],
+            weight_decay=hparams["weight_decay"],
         )
 
     def update(
@@ -64,8 +75,9 @@ class URM(ERM):
 
         noise = torch.empty_like(z).uniform_(self.low, 1.0)
         smoothing = self.hparams["urm_discriminator_label_smoothing"]
-        disc_loss = adversarial_loss(self.discriminator(noise), 1.0 - smoothing)
-        disc_loss = disc_loss + weight * adversarial_loss(self.discriminator(z.detach()), smoothing)
+        disc_loss = adversarial_loss(self.discriminator(noise), 1.0, smoothing)
+        feats_loss = adversarial_loss(self.discriminator(z.detach()), 0.0, smoothing)
+        disc_loss = disc_loss + weight * feats_loss
         self.discriminator_opt.zero_grad()
         disc_loss.backward()
         self.discriminator_opt.step()
@@ -94,6 +106,12 @@ class Discriminator(nn.Module):
         return output(z)
 
 
-def adversarial_loss(logits: torch.Tensor, label: float) -> torch.Tensor:
-    """Binary cross-entropy of logits that all have one label in [0, 1]."""
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+def adversarial_loss(logits: torch.Tensor, label: float, smoothing: float = 0.0) -> torch.Tensor:
+    """Binary cross-entropy of logits that all have one label, 0 or 1.
+
+    With smoothing each label is drawn from the part of [0, 1] of that length at its end.
+    """
+    labels = torch.full_like(logits, label)
+    if smoothing:
+        labels = label * (1 - smoothing) + smoothing * torch.rand_like(logits)
+    return F.binary_cross_entropy_with_logits(logits, labels)

@@ -17,8 +17,10 @@ import shlex
 import subprocess
 import threading
 from multiprocessing.connection import Connection
+from typing import cast
 
 from domainbed.command_launchers.local import arguments
+from domainbed.lib.machine import cores
 
 _TRAIN = ["python", "-m", "domainbed.scripts.train"]
 _spawn = multiprocessing.get_context("spawn")
@@ -58,7 +60,7 @@ def workers_launcher(commands: list[str]) -> None:
         worker.pipe.send(waiting.pop())
         busy[worker.pipe] = worker
     while busy:
-        for pipe in multiprocessing.connection.wait(list(busy)):
+        for pipe in cast("list[Connection]", multiprocessing.connection.wait(list(busy))):
             worker = busy.pop(pipe)
             try:
                 pipe.recv()
@@ -77,10 +79,10 @@ def workers_launcher(commands: list[str]) -> None:
 def _fill_pool(n_jobs: int) -> None:
     from domainbed.command_launchers.multi_gpu import visible_gpus
 
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus: list[str | None] = list(visible_gpus()) or [None] * (n_cores or 1)
+    n_cores = cores()
+    gpus: list[str | None] = list(visible_gpus()) or [None] * n_cores
     # a job's numbers depend on its threads, so on a CPU they are always one
-    n_threads = 1 if gpus[0] is None else max(1, (n_cores or 1) // len(gpus))
+    n_threads = 1 if gpus[0] is None else max(1, n_cores // len(gpus))
     for worker in _pool:
         gpus.remove(worker.gpu)
     for gpu in gpus[: max(0, n_jobs - len(_pool))]:

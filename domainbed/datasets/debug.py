@@ -10,6 +10,7 @@ class Debug(MultipleDomainDataset):
 
     ENVIRONMENTS = ("0", "1", "2")
     KIND = "debug"
+    INPUT_SHAPE: tuple[int, ...]
 
     def __init__(self, root, test_envs, hparams) -> None:
         import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import http.client
@@ -154,7 +155,7 @@ def _verify(path: Path, md5: str | None) -> None:
         raise DeadLinkError(f"md5 is {digest.hexdigest()}, expected {md5}")
 
 
-Member = tuple[str, Callable[[], "IO[bytes] | None"]]
+Member = tuple[str, Callable[[], "IO[bytes] | gzip.GzipFile | None"]]
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -189,17 +190,23 @@ def _members(archive: Path) -> Iterator[Member]:
         with tarfile.open(archive) as tar:
             for member in tar:
                 if not member.isdir():
-                    yield member.name, lambda m=member: tar.extractfile(m) if m.isfile() else None
+                    opened = functools.partial(tar.extractfile, member)
+                    yield member.name, opened if member.isfile() else _nothing
     elif zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
                 if not info.is_dir():
                     is_link = stat.S_ISLNK(info.external_attr >> 16)
-                    yield info.filename, lambda i=info, k=is_link: None if k else zipped.open(i)
+                    read = functools.partial(zipped.open, info)
+                    yield info.filename, _nothing if is_link else read
     elif archive.suffix == ".gz":
-        yield archive.stem, lambda: gzip.open(archive)
+        yield archive.stem, functools.partial(gzip.GzipFile, archive)
     else:
         raise InputError(f"{archive} is no zip, tar or gz file; give an archive of one of these")
+
+
+def _nothing() -> None:
+    """Open a link: there is nothing to read."""
 
 
 def _inside(name: str, folder: Path, archive: Path) -> Path:

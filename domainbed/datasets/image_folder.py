@@ -33,7 +33,7 @@ class ImageFolders(ImageDataset):
     def listing(cls, data_dir: str | Path | None) -> Listing:
         """List the images of each domain; raises `InputError` if domains or classes differ."""
         folder = cls.find_folder(data_dir)
-        domains = match_domains(folder, cls.DOMAINS, cls.ENVIRONMENTS)
+        domains = match_domains(folder, cls.DOMAINS, cls.ENVIRONMENTS or ())
         classes = common_classes(domains)
         strays = [e.path for e in _entries(folder) if Path(e.path) not in domains]
         samples = [_samples(domain, classes, strays) for domain in domains]
@@ -42,7 +42,8 @@ class ImageFolders(ImageDataset):
     @classmethod
     def check(cls, data_dir: str | Path | None) -> None:
         """Raise `InputError` unless all domains are there with the same classes, none empty."""
-        common_classes(match_domains(cls.find_folder(data_dir), cls.DOMAINS, cls.ENVIRONMENTS))
+        folder = cls.find_folder(data_dir)
+        common_classes(match_domains(folder, cls.DOMAINS, cls.ENVIRONMENTS or ()))
 
 
 class VLCS(ImageFolders):
@@ -146,8 +147,9 @@ def match_domains(folder: Path, expected: Sequence[str], names: Sequence[str]) -
     taken = {by_name[e] for e in expected if e in by_name}
     free = [f for f in found if f not in taken and classes_of(f)]
     matched = [by_name.get(e) or _starting_with(n, free) for e, n in zip(expected, names)]
-    if all(matched) and len(set(matched)) == len(matched):
-        return matched
+    there = [folder for folder in matched if folder]
+    if len(set(there)) == len(matched):
+        return there
     if not any(matched) and len(free) == len(names):
         pairs = ", ".join(f"{f.name} as {n}" for f, n in zip(free, names))
         logger.warning("No folder of %s has an expected name; taking %s", folder, pairs)

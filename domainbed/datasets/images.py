@@ -198,7 +198,7 @@ def fits_in_memory(paths: Sequence[str]) -> bool:
     damaged = [(p, r) for p, r in zip(paths, results) if isinstance(r, Exception)]
     if damaged:
         raise _damaged(*damaged[0], more=len(damaged) - 1)
-    return sum(results) < MEMORY_LIMIT
+    return sum(r for r in results if not isinstance(r, Exception)) < MEMORY_LIMIT
 
 
 def _inspect(path: str) -> int | Exception:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from domainbed.engine import rng
 from domainbed.engine.loading import Sequential, is_in_memory
@@ -23,6 +24,13 @@ def is_right(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     if logits.size(1) == 1:
         return logits[:, 0].gt(0).eq(y.bool())
     return logits.argmax(1).eq(y)
+
+
+def cross_entropies(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (batch,) in nats of each row; one column means two classes."""
+    if logits.size(1) == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], y.float(), reduction="none")
+    return F.cross_entropy(logits, y, reduction="none")
 
 
 def accuracy(
@@ -64,16 +72,31 @@ class Evaluator:
         splits: Sequence[str] = ("in", "out", "uda"),
     ) -> dict[str, float]:
         """Accuracies in [0, 1] by `acc_key`, of all domains or those of `envs`."""
-        accs = {}
+        return self.measure(algorithm, envs, splits)[0]
+
+    def measure(
+        self,
+        algorithm: Any,
+        envs: Iterable[int] | None = None,
+        splits: Sequence[str] = ("in", "out", "uda"),
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Accuracies and mean cross-entropies (nats), both by `acc_key`."""
+        accs, losses = {}, {}
         for env in self.splits if envs is None else envs:
             keys = {name: self.splits[env][name] for name in splits if len(self.splits[env][name])}
-            right = self.right(algorithm, env, sorted(k for some in keys.values() for k in some))
+            every = sorted(key for some in keys.values() for key in some)
+            right, loss = self._samples(algorithm, env, every)
+            place = {key: i for i, key in enumerate(every)}
             for name, some in keys.items():
-                accs[acc_key(env, name)] = sum(right[key] for key in some) / len(some)
-        return accs
+                rows = torch.tensor([place[key] for key in some])
+                accs[acc_key(env, name)] = right[rows].sum().item() / len(some)
+                losses[acc_key(env, name)] = loss[rows].double().mean().item()
+        return accs, losses
 
-    def right(self, algorithm: Any, env: int, keys: Sequence[int]) -> dict[int, bool]:
-        """Whether samples `keys` of a domain are classified rightly, by key."""
+    def _samples(
+        self, algorithm: Any, env: int, keys: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Whether each of the samples `keys` is classified rightly, and its cross-entropy."""
         environment = self.environments[env]
         in_memory = is_in_memory(environment)
         workers = 0 if in_memory else self.num_workers
@@ -81,10 +104,12 @@ class Evaluator:
         batches = Sequential(environment, keys, size, env)
         was_training = algorithm.training
         algorithm.eval()
-        right: list[bool] = []
+        right, losses = [torch.empty(0, dtype=torch.bool)], [torch.empty(0)]
         with rng.preserved(), torch.no_grad():
             for x, y in batches.loader(workers):
-                logits = algorithm.predict(x.to(self.device))
-                right += is_right(logits, y.to(self.device)).tolist()
-        algorithm.train(was_training)
-        return dict(zip(keys, right))
+                logits, y = algorithm.predict(x.to(self.device)), y.to(self.device)
+                right.append(is_right(logits, y).cpu())
+                losses.append(cross_entropies(logits, y).cpu())
+        if was_training:
+            algorithm.train()
+        return torch.cat(right), torch.cat(losses)

@@ -24,9 +24,10 @@ from domainbed.runs import RunFolder
 logger = logging.getLogger(__name__)
 
 
-def execute(options: Options) -> None:
+def execute(options: Options, function: str | None = None) -> None:
     """Do the job that `options` describe, unless its folder says that it is done.
 
+    function: what to do with the run, as "module:function"; None for what its algorithm does.
     Raises `InputError` for what the user can mend and `RunFailed` for a run that cannot go on;
     both, and any other error, are kept in the folder's `failed` and err.txt.
     """
@@ -36,7 +37,7 @@ def execute(options: Options) -> None:
         with folder.lock().acquire(timeout=0):
             if _is_done_already(folder, options):
                 return
-            _execute(options, folder)
+            _execute(options, folder, function)
     except Timeout:
         raise InputError(
             f"{folder.path} is being written by another process; wait for it, or give another "
@@ -44,7 +45,7 @@ def execute(options: Options) -> None:
         ) from None
 
 
-def _execute(options: Options, folder: RunFolder) -> None:
+def _execute(options: Options, folder: RunFolder, function: str | None) -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     folder.begin({"args": options.recorded(), "code_version": __version__})
@@ -53,7 +54,7 @@ def _execute(options: Options, folder: RunFolder) -> None:
             run = Run(options, _finished_needs(options))
             folder.describe(run.description())
             _say_what_runs(run)
-            resolve(run.method.execute)(run)
+            resolve(function or run.method.execute)(run)
             folder.finish()
         except (InputError, RunFailed) as error:
             folder.fail(str(error))
@@ -114,10 +115,10 @@ def _say_what_runs(run: Run) -> None:
         logger.info("\t%s: %s", key, value)
 
 
-def run_main(options: Options) -> int:
-    """Do a job for a command line; 0 if it is done, 2 for a wrong input, 1 for a failed run."""
+def run_main(options: Options, function: str | None = None) -> int:
+    """Do a job for a command line: 0 if it is done, 2 for a wrong input, 1 for a failed run."""
     try:
-        execute(options)
+        execute(options, function)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

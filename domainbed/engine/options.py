@@ -56,21 +56,20 @@ class Options:
     what_is_trainable: str = "all"
     n_hparams: int | None = None
     n_hparams_from: int = 0
+    n_trials: int | None = None
     num_workers: int | None = None
     further: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @staticmethod
     def of(namespace: argparse.Namespace) -> Options:
         """Take the options of a run from parsed arguments."""
-        values = vars(namespace)
-        own = {key: values[key] for key in Options.__dataclass_fields__ if key in values}
-        own["test_envs"] = tuple(own["test_envs"])
-        return Options(**own, further={key: values.get(key) for key in OPTIONS})
+        return Options.of_args(vars(namespace))
 
     @staticmethod
     def of_args(args: Mapping[str, Any]) -> Options:
-        """Take the options of a run from a job's arguments."""
+        """Take the options of a run from a job's arguments, or from those in its records."""
         own = {key: args[key] for key in Options.__dataclass_fields__ if key in args}
+        own["protocol"] = protocols.set_name(own.get("protocol"))
         own["test_envs"] = tuple(own["test_envs"])
         return Options(**own, further={key: args.get(key) for key in OPTIONS})
 
@@ -101,7 +100,7 @@ _ALWAYS = (
 ).split()
 _WHEN_SET = (
     "steps hparams checkpoint_freq uda_holdout_fraction protocol foundation path_init "
-    "what_is_trainable n_hparams n_hparams_from sweep_seed"
+    "what_is_trainable n_hparams n_hparams_from n_trials sweep_seed"
 ).split()
 _RECORDED = (
     "data_dir dataset algorithm task hparams hparams_seed trial_seed seed steps checkpoint_freq "
@@ -123,7 +122,6 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sweep_seed", type=int, default=0, help="the --seed of the sweep this run is part of")
     add("--test_envs", type=int, nargs="+", default=list(o.test_envs), help="-1 holds out none")
     add("--output_dir", default=o.output_dir)
-    add("--uda_holdout_fraction", type=float, default=0.0)
     add("--skip_model_save", action="store_true")
     add("--save_model_every_checkpoint", action="store_true")
     add("--path_init", metavar="PATH", help="start from the weights of a run folder or a file")
@@ -131,6 +129,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num_workers", type=int, help="processes that load data; 0 loads in this one")
     add("--n_hparams", type=int, help="of an average: how many hparams seeds it is made of")
     add("--n_hparams_from", type=int, default=0, help="of an average: the first of them")
+    add("--n_trials", type=int, help="of an average over trials: how many of them")
     add_common_arguments(parser)
 
 
@@ -140,6 +139,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data_dir", help="where the datasets' folders are; embedded datasets need none")
     add("--task", choices=TASKS, default=TASKS[0])
     add("--holdout_fraction", type=float, default=0.2, help="of each domain, for validation")
+    add(
+        "--uda_holdout_fraction",
+        type=float,
+        default=0.0,
+        help="of a test domain's rest, to adapt to without labels",
+    )
     add("--steps", type=int, help="updates; default: the dataset's")
     add("--checkpoint_freq", type=int, help="updates between records; default: the dataset's")
     add("--protocol", choices=list(protocols.PROTOCOLS), help="a named set of choices")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from domainbed.engine.options import TASKS, Options
 from domainbed.engine.sinks import Records
 from domainbed.engine.splits import Subset, make_weights_for_balanced_classes, split_keys
 from domainbed.lib import weights
+from domainbed.lib.machine import cores
 from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError
 from domainbed.runs import RunFolder
@@ -134,6 +133,10 @@ class Run:
         return Split(in_, out, uda)
 
     def _check_sizes(self) -> None:
+        if len(set(self.test_envs)) < len(self.test_envs):
+            raise InputError(
+                f"--test_envs {list(self.options.test_envs)} names a domain twice; name each once"
+            )
         if not self.train_envs:
             raise InputError(
                 f"--test_envs {list(self.options.test_envs)} holds out every domain of "
@@ -144,10 +147,23 @@ class Run:
             n = len(self.splits[env].in_)
             check_batch(self.options.dataset, self.env_names[env], n, batch)
         if self.options.task == "domain_adaptation":
-            if not any(len(self.splits[env].uda) for env in self.test_envs):
+            self._check_adaptation()
+
+    def _check_adaptation(self) -> None:
+        fraction, batch = self.options.uda_holdout_fraction, self.hparams["batch_size"]
+        if not self.test_envs or not fraction:
+            raise InputError(
+                f"--task domain_adaptation needs unlabelled samples of a test domain, but "
+                f"--uda_holdout_fraction is {fraction} and --test_envs is "
+                f"{list(self.options.test_envs)}; give a fraction above 0 and a test domain"
+            )
+        for env in self.test_envs:
+            n = len(self.splits[env].uda)
+            if n < batch:
                 raise InputError(
-                    "--task domain_adaptation needs unlabelled samples of a test domain; "
-                    "give --uda_holdout_fraction above 0 and a --test_envs"
+                    f"--uda_holdout_fraction {fraction} leaves {n} samples of domain "
+                    f"{self.env_names[env]!r} of {self.options.dataset} to adapt to, fewer than "
+                    f"batch_size={batch}; give a larger fraction or a lower batch_size"
                 )
 
     @property
@@ -176,7 +192,7 @@ class Run:
             return self.options.num_workers
         if all(is_in_memory(env) for env in self.dataset) or torch.get_num_threads() == 1:
             return 0
-        return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        return min(4, cores())
 
     def stream(self) -> Stream:
         """The training batches: first those of the training domains, then those to adapt to."""
@@ -187,7 +203,7 @@ class Run:
 
     def _source(self, env: int, keys: Sequence[int], split: str = "in") -> Source:
         environment, of_classes = self.environments[env], None
-        if self.hparams.get("class_balanced"):
+        if self.hparams.get("class_balanced") and split == "in":  # others have no labels to use
             of_classes = make_weights_for_balanced_classes(Subset(environment, keys))
         return Source(f"{env} {split}", environment, keys, of_classes)
 
@@ -207,9 +223,13 @@ class Run:
 
         0 where nothing is held out.
         """
+        return self.id_mean(accs) or 0.0
+
+    def id_mean(self, values: Mapping[str, float]) -> float | None:
+        """Mean of what was measured on the training domains' out splits; None for nothing."""
         keys = [acc_key(env, "out") for env in self.train_envs]
-        values = [accs[key] for key in keys if key in accs]
-        return sum(values) / len(values) if values else 0.0
+        some = [values[key] for key in keys if key in values]
+        return sum(some) / len(some) if some else None
 
     def whole_domain_acc(self, accs: Mapping[str, float], env: int) -> float:
         """Accuracy on all samples of a domain, from those of its splits."""
@@ -262,9 +282,9 @@ class Run:
 
     def save(self, name: str, algorithm: Any, **header: Any) -> None:
         """Write the algorithm's weights, with a header that says where they come from."""
+        self.save_tensors(name, weights.tensors(algorithm), **header)
+
+    def save_tensors(self, name: str, state: weights.State, **header: Any) -> None:
+        """Write tensors by name, with a header that says where they come from."""
         if not self.options.skip_model_save:
-            weights.save(
-                Path(self.folder / name),
-                weights.tensors(algorithm),
-                {**self.description(), **header},
-            )
+            weights.save(self.folder / name, state, {**self.description(), **header})

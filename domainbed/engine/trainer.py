@@ -6,7 +6,8 @@ import logging
 import math
 import time
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -15,6 +16,8 @@ from domainbed.engine.run import Run
 from domainbed.runs import BEST, LAST
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T", bound="Trainer")
 
 
 class RunFailed(RuntimeError):
@@ -27,21 +30,23 @@ class Trainer:
     def __init__(self, run: Run, algorithm: Any) -> None:
         self.run, self.algorithm = run, algorithm
         self.evaluator = run.evaluator
+        self.n_steps = run.n_steps
         self.window: dict[str, list[float]] = defaultdict(list)
         self.best = -math.inf
 
     def train(self) -> None:
-        """Do every step."""
-        n_steps, batches = self.run.n_steps, self.run.stream()
+        """Do every step; a checkpoint may lower `n_steps` to end sooner."""
         self.algorithm.train()
         started = time.time()
-        steps = batches.steps(0, n_steps, self.run.num_workers)
-        with tqdm(total=n_steps, unit="step", disable=sinks.QUIET or None) as progress:
+        steps = self.run.stream().steps(0, self.n_steps, self.run.num_workers)
+        with tqdm(total=self.n_steps, unit="step", disable=sinks.QUIET or None) as progress:
             for step, minibatches in enumerate(steps):
                 self._update(step, minibatches, progress)
-                if step % self.run.checkpoint_freq == 0 or step == n_steps - 1:
+                if step % self.run.checkpoint_freq == 0 or step == self.n_steps - 1:
                     self._checkpoint(step)
-        logger.info("trained %d steps in %.1f s", n_steps, time.time() - started)
+                if step == self.n_steps - 1:
+                    break
+        logger.info("trained %d steps in %.1f s", self.n_steps, time.time() - started)
 
     def _update(self, step: int, minibatches: list, progress: tqdm) -> None:
         start, device = time.time(), self.run.device
@@ -66,27 +71,46 @@ class Trainer:
 
     def _checkpoint(self, step: int) -> None:
         run = self.run
-        accs = self.evaluator.evaluate(self.algorithm)
+        accs, losses = self.evaluator.measure(self.algorithm)
         values = {key: sum(window) / len(window) for key, window in self.window.items()}
         self.window.clear()
-        run.record(step, values, accs)
+        self._record(step, values, accs, losses)
+        self._keep(step, accs)
+        if hasattr(self.algorithm, "at_checkpoint"):
+            self.algorithm.at_checkpoint(run, step, losses)
+
+    def _record(self, step: int, values: dict, accs: dict, losses: dict) -> None:
+        """Write what was measured at a checkpoint."""
+        self.run.record(step, values, accs)
+
+    def _keep(self, step: int, accs: dict[str, float]) -> None:
+        """Save the weights of a checkpoint that are wanted."""
+        run, score = self.run, self.run.id_score(accs)
         if run.options.save_model_every_checkpoint:
             run.save(f"model_step{step}.safetensors", self.algorithm, step=step)
-        score = run.id_score(accs)
         if score > self.best:
             self.best = score
             run.save(BEST, self.algorithm, step=step, id_acc=score)
-        if step == run.n_steps - 1:
+        if step == self.n_steps - 1:
             run.save(LAST, self.algorithm, step=step, id_acc=score)
 
 
 def train(run: Run) -> None:
     """Train one run from its initial weights to its last step."""
+    train_with(run, Trainer)
+
+
+def train_with(run: Run, make: Callable[[Run, Any], T]) -> T:
+    """Train one run with the trainer that `make` makes of it and its algorithm; return that."""
     algorithm = run.build()
     run.provenance = initial_weights.start(run, algorithm)
     run.folder.describe(run.description())
-    if run.options.what_is_trainable == "classifier":
+    is_probe = run.options.what_is_trainable == "classifier"
+    if is_probe and vars(type(algorithm)).get("reads_features_alone"):
         with frozen.features_once(run, algorithm):
-            Trainer(run, algorithm).train()
+            trainer = make(run, algorithm)
+            trainer.train()
     else:
-        Trainer(run, algorithm).train()
+        trainer = make(run, algorithm)
+        trainer.train()
+    return trainer

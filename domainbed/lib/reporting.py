@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def read_records(path: str | Path) -> tuple[list[Record], list[str]]:
             problems.append(f"{file} cannot be read and is left out: {error.strerror}")
             continue
         for line in lines:
-            record = _parse(line)
+            record = parse_record(line)
             if record is None:
                 n_bad += bool(line.strip())
                 continue
@@ -66,7 +67,7 @@ def read_records(path: str | Path) -> tuple[list[Record], list[str]]:
     return list(records.values()), problems + mixtures(list(records.values()))
 
 
-def _parse(line: bytes) -> Record | None:
+def parse_record(line: bytes) -> Record | None:
     """A record, or None for a line that is not a whole and well-formed one."""
     try:
         record = json.loads(line, parse_constant=_refuse)
@@ -89,23 +90,42 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number")
 
 
+def is_full_data(record: Record) -> bool:
+    """Whether a record is of train_autolr's second training, which holds nothing out."""
+    return any(key.startswith("fd_env") for key in record)
+
+
 def mixtures(records: list[Record]) -> list[str]:
     """What should not stand in one row: runs that differ in more than seeds and test domains.
 
-    Runs without a test domain are in no row, so they may differ.
+    Nor in one table: runs of different protocols. Runs without a test domain are in no table, so
+    they may differ.
     """
     seen: dict[tuple, set[str]] = defaultdict(set)
-    for record in records:
+    shown = [r for r in records if any(env >= 0 for env in r["args"]["test_envs"])]
+    for record in shown:
         args = record["args"]
-        if not any(env >= 0 for env in args["test_envs"]):
-            continue
         for key in ("holdout_fraction", "steps", "hparams"):
-            seen[args["dataset"], args["algorithm"], key].add(json.dumps(args.get(key)))
-    return [
+            if key != "holdout_fraction" or not is_full_data(record):
+                seen[args["dataset"], args["algorithm"], key].add(json.dumps(args.get(key)))
+    problems = [
         f"{dataset}, {algorithm}: runs with different --{key} are mixed: {', '.join(sorted(some))}"
         for (dataset, algorithm, key), some in seen.items()
         if len(some) > 1
     ]
+    for dataset in dict.fromkeys(record["args"]["dataset"] for record in shown):
+        mixed = mixed_protocols(r for r in shown if r["args"]["dataset"] == dataset)
+        if mixed:
+            problems.append(f"{dataset}: runs of different protocols are in one table: {mixed}")
+    return problems
+
+
+def mixed_protocols(records: Iterable[Record]) -> str:
+    """The protocols of records, "" for a single one; public DomainBed's records name none."""
+    args = [record["args"] for record in records]
+    shown = [some for some in args if any(env >= 0 for env in some["test_envs"])]
+    names = {some.get("protocol") or "(none recorded)" for some in shown}
+    return ", ".join(sorted(names)) if len(names) > 1 else ""
 
 
 def get_grouped_records(records: Q) -> Q:

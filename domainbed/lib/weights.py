@@ -69,7 +69,10 @@ def read(path: str | Path) -> tuple[State, dict[str, Any]]:
     if _is_safetensors(path):
         with opened(path) as file:
             header = _parse_header(file.metadata(), path)
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            try:
+                state = {name: file.get_tensor(name) for name in file.keys()}
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path} is damaged: {error}") from error
         for name, owner in header.pop(_ALIASES, {}).items():
             if owner not in state:
                 raise InputError(f"{path} says that {name} is {owner}, which it does not hold")
@@ -85,7 +88,7 @@ def content_hash(state: Mapping[str, torch.Tensor]) -> str:
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         if tensor.numel():
-            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -137,13 +140,20 @@ def _parse_header(metadata: Mapping[str, str] | None, path: str | Path) -> dict[
     if _ALIASES not in values:
         return {}
     try:
-        return {key: json.loads(value) for key, value in values.items()}
-    except json.JSONDecodeError as error:
+        header = {key: json.loads(value) for key, value in values.items()}
+    except (ValueError, RecursionError) as error:
         raise InputError(f"The header of {path} is damaged: {error}") from error
+    aliases = header[_ALIASES]
+    if not isinstance(aliases, dict) or not all(isinstance(o, str) for o in aliases.values()):
+        raise InputError(f"The header of {path} is damaged: {_ALIASES!r} maps no names to names")
+    return header
 
 
 def _read_pickle(path: Path) -> State:
-    numpy_scalars = [np.dtype, *{type(np.dtype(t)) for t in (np.int64, np.float64, np.bool_)}]
+    numpy_scalars: list[Any] = [
+        np.dtype,
+        *{type(np.dtype(t)) for t in (np.int64, np.float64, np.bool_)},
+    ]
     numpy_scalars.append(np.float64(0).__reduce__()[0])  # numpy's scalar constructor
     try:
         with torch.serialization.safe_globals(numpy_scalars):

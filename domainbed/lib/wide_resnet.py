@@ -45,10 +45,6 @@ class Wide_ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3 = groups
         self.bn1 = nn.BatchNorm2d(widths[3], momentum=0.9)
         self.n_outputs = widths[3]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight, gain=2**0.5)
-                nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features of shape (batch, n_outputs)."""

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from domainbed.networks import foundations
-from domainbed.networks.backbones import ResNet, require_image
+from domainbed.networks.backbones import Features, ResNet, refuse_attention, require_image
 from domainbed.networks.mlp import MLP
 from domainbed.networks.small import MNIST_CNN, ContextNet
-from domainbed.registry import Registry
+from domainbed.registry import InputError, Registry
 
 __all__ = [
     "BACKBONES",
@@ -26,6 +26,7 @@ __all__ = [
     "Featurizer",
     "Identity",
     "ResNet",
+    "WholeFish",
 ]
 
 Shape = tuple[int, ...]
@@ -43,7 +44,7 @@ class Identity(nn.Module):
         return x
 
 
-def Featurizer(input_shape: Shape, hparams: dict[str, Any]) -> nn.Module:
+def Featurizer(input_shape: Shape, hparams: dict[str, Any]) -> Features:
     """Build the featurizer that `hparams` name, with its initial weights.
 
     Returns a module that maps (batch, *input_shape) to (batch, n_outputs); its attribute
@@ -68,20 +69,60 @@ def Classifier(in_features: int, out_features: int, is_nonlinear: bool = False) 
     )
 
 
+class WholeFish(nn.Module):
+    """A featurizer and a classifier as one network `net`, which takes weights by name."""
+
+    def __init__(
+        self,
+        input_shape: Shape,
+        num_classes: int,
+        hparams: dict[str, Any],
+        weights: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        featurizer = Featurizer(input_shape, hparams)
+        nonlinear = hparams["nonlinear_classifier"]
+        classifier = Classifier(featurizer.n_outputs, num_classes, nonlinear)
+        self.net = nn.Sequential(featurizer, classifier)
+        if weights is not None:
+            self.reset_weights(weights)
+
+    def reset_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Copy all weights from those of these names."""
+        self.load_state_dict(weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of shape (batch, num_classes)."""
+        return self.net(x)
+
+
 def backbone_name(input_shape: Shape, hparams: dict[str, Any]) -> str:
-    """The backbone that `hparams` ask for, "auto" resolved."""
-    name = hparams.get("backbone", "auto")
+    """The backbone that `hparams` ask for, "auto" resolved; `InputError` if they ask for two."""
+    name, asked = hparams.get("backbone", "auto"), _asked(hparams)
     if name != "auto":
+        if asked not in (None, name):
+            raise InputError(
+                f"hparams give backbone {name!r} and {asked} true, which are different backbones; "
+                "leave one of them out"
+            )
         return name
     if len(input_shape) == 1:
         return "mlp"
-    by_size = {(28, 28): "mnist_cnn", (32, 32): "wide_resnet"}
+    by_size: dict[Shape, str] = {(28, 28): "mnist_cnn", (32, 32): "wide_resnet"}
     if tuple(input_shape[1:]) in by_size:
         return by_size[tuple(input_shape[1:])]
-    for flag in ("dinov2", "vit", "resnet18"):  # DINOv2 is a ViT: the more special one decides
-        if hparams.get(flag):
-            return flag
-    return "resnet50"
+    return asked or "resnet50"
+
+
+def _asked(hparams: dict[str, Any]) -> str | None:
+    """The backbone that flags ask for; DINOv2 is a ViT, so `vit` may be true beside it."""
+    vit = "dinov2" if hparams.get("dinov2") else "vit" if hparams.get("vit") else None
+    if vit and hparams.get("resnet18"):
+        raise InputError(
+            f"hparams {vit} and resnet18 are both true, which are different backbones; "
+            "set one of them to false"
+        )
+    return "resnet18" if hparams.get("resnet18") else vit
 
 
 def builder(name: str) -> Builder:
@@ -114,7 +155,11 @@ def _wide_resnet(input_shape: Shape, hparams: dict[str, Any]) -> nn.Module:
 
 
 def _resnet(depth: int) -> Builder:
-    return lambda input_shape, hparams: ResNet(input_shape, {**hparams, "resnet18": depth == 18})
+    def build(input_shape: Shape, hparams: dict[str, Any]) -> nn.Module:
+        refuse_attention(f"resnet{depth}", hparams)
+        return ResNet(input_shape, {**hparams, "resnet18": depth == 18})
+
+    return build
 
 
 BACKBONES["mlp"] = _mlp

@@ -10,7 +10,14 @@ from torch import nn
 from domainbed.registry import InputError
 
 
-class Backbone(nn.Module):
+class Features(nn.Module):
+    """What a featurizer has: how wide its features are, and what its weights are."""
+
+    n_outputs: int
+    foundation: str
+
+
+class Backbone(Features):
     """A network without its head, dropout behind it, its BatchNorm statistics frozen on request.
 
     The parameters of the wrapped network are named `network.*`, as DomainBed's ResNet names them.
@@ -46,6 +53,15 @@ def require_image(name: str, input_shape: tuple[int, ...]) -> None:
         raise InputError(
             f"backbone {name!r} takes images, but inputs have shape {tuple(input_shape)}; "
             "choose backbone 'mlp'"
+        )
+
+
+def refuse_attention(name: str, hparams: dict[str, Any]) -> None:
+    """Raise `InputError` if only attention is to be trained in a backbone that has none."""
+    if hparams.get("vit_attn_tune"):
+        raise InputError(
+            f"hparam vit_attn_tune trains the attention of a ViT, but the backbone is {name!r}; "
+            "set vit or dinov2 to true, or vit_attn_tune to false"
         )
 
 

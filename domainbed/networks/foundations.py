@@ -11,36 +11,36 @@ import contextlib
 import socket
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from domainbed.lib import weights
 from domainbed.networks import lite, timm_backbone
-from domainbed.networks.backbones import adapt_filters
+from domainbed.networks.backbones import Features, adapt_filters
 from domainbed.registry import InputError
 
 LETTERS = Path(__file__).with_name("letters.safetensors")
 RANDOM_SEED = 0
 
-Build = Callable[[tuple[int, ...], dict[str, Any]], nn.Module]
+Build = Callable[[tuple[int, ...], dict[str, Any]], nn.Module]  # with `n_outputs`
 
 _HEADS = ("fc.", "classifier.", "head.")
 
 
 def build(
     name: str, build_it: Build, input_shape: tuple[int, ...], hparams: dict[str, Any]
-) -> nn.Module:
+) -> Features:
     """Build a backbone with the foundation that `hparams` name, and note it as `foundation`."""
     wanted = hparams.get("foundation")
     if wanted == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            featurizer = build_it(input_shape, hparams)
+            featurizer = cast(Features, build_it(input_shape, hparams))
         label = "random"
     else:
-        featurizer = build_it(input_shape, hparams)
+        featurizer = cast(Features, build_it(input_shape, hparams))
         label = _load(featurizer, name, wanted, input_shape, hparams)
     featurizer.foundation = label
     return featurizer
@@ -95,9 +95,14 @@ def _inside_or_outside(state: weights.State, own: Collection[str]) -> weights.St
 
 
 def load_foreign(featurizer: nn.Module, state: weights.State, what: str) -> None:
-    """Load strictly, but that counters of BatchNorm may be missing in files of other programs."""
+    """Load strictly, but for what files of other programs may lack or have beside the network.
+
+    They may lack counters of BatchNorm; DINOv2's own have a mask token that only its pretraining
+    used.
+    """
     own = weights.tensors(featurizer)
     counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+    state = {k: v for k, v in state.items() if k in own or not k.endswith("mask_token")}
     weights.load_matching(featurizer, {**counters, **state}, what)
 
 

@@ -59,10 +59,10 @@ def render(font: Path) -> np.ndarray:
         ImageDraw.Draw(canvas).text((40, 30), letter, fill=255, font=face)
         glyph = canvas.crop(canvas.getbbox())
         scale = 20 / max(glyph.size)
-        size = tuple(max(2, round(side * scale)) for side in glyph.size)
+        width, height = (max(2, round(side * scale)) for side in glyph.size)
         picture = Image.new("L", (SIZE, SIZE))
-        corner = tuple((SIZE - side) // 2 for side in size)
-        picture.paste(glyph.resize(size, Image.Resampling.BILINEAR), corner)
+        resized = glyph.resize((width, height), Image.Resampling.BILINEAR)
+        picture.paste(resized, ((SIZE - width) // 2, (SIZE - height) // 2))
         glyphs.append(np.asarray(picture) / 255.0)
     return np.stack(glyphs)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from domainbed.networks.backbones import Backbone, require_image
+from domainbed.networks.backbones import Backbone, refuse_attention, require_image
 from domainbed.registry import InputError, UnknownNameError
 
 VIT = "vit_base_patch16_224"
@@ -40,37 +40,68 @@ def builder(name: str, others: Iterable[str]) -> Any:
     return lambda input_shape, hparams: create(name, input_shape, hparams)
 
 
-def create(name: str, input_shape: tuple[int, ...], hparams: dict[str, Any]) -> nn.Module:
+class DINOv2(Backbone):
+    """A ViT's class tokens of its last four blocks, and the mean patch token of the last.
+
+    They are side by side in (batch, 5 * width), as in the linear evaluation of DINOv2 (Oquab et
+    al. 2023, arXiv 2304.07193) and in DomainBed.
+    """
+
+    network: Any  # timm's VisionTransformer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of shape (batch, n_outputs)."""
+        blocks = self.network.get_intermediate_layers(x, n=4, return_prefix_tokens=True, norm=True)
+        classes = [prefix[:, 0] for _, prefix in blocks]
+        return self.dropout(torch.cat([*classes, blocks[-1][0].mean(1)], 1))
+
+
+def create(
+    name: str,
+    input_shape: tuple[int, ...],
+    hparams: dict[str, Any],
+    wrapper: type[Backbone] = Backbone,
+) -> nn.Module:
     """timm's model without its head and with weights of chance.
 
     Raises `InputError` for an input that the model cannot take, found by showing it one.
     """
     require_image(name, input_shape)
     timm = import_timm()
+    is_vit = False
     try:
         network = _model(name, input_shape, pretrained=False)
+        is_vit = isinstance(network, timm.models.VisionTransformer)
+        dropout = hparams["vit_dropout" if is_vit else "resnet_dropout"]
+        backbone = wrapper(network, 0, dropout, hparams["freeze_bn"])
         with torch.no_grad():
-            features = network.eval()(torch.zeros(1, *input_shape))
+            backbone.n_outputs = backbone.eval()(torch.zeros(1, *input_shape)).shape[1]
     except (TypeError, AssertionError, ValueError, RuntimeError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"backbone {name!r} cannot be built for inputs of shape {tuple(input_shape)} "
             f"({reason}); choose another backbone or image_size"
         ) from error
-    is_vit = isinstance(network, timm.models.VisionTransformer)
-    dropout = hparams["vit_dropout" if is_vit else "resnet_dropout"]
-    backbone = Backbone(network, features.shape[1], dropout, hparams["freeze_bn"])
-    if is_vit and hparams.get("vit_attn_tune"):
+    if not is_vit:
+        refuse_attention(name, hparams)
+    elif hparams.get("vit_attn_tune"):
         for parameter_name, parameter in network.named_parameters():
             parameter.requires_grad_(".attn." in parameter_name)
-    return backbone
+    return backbone.train()
 
 
 def _model(name: str, input_shape: tuple[int, ...], pretrained: bool) -> nn.Module:
-    """timm's model without its head; one of a fixed size is built for the input's."""
+    """timm's model without its head; one of a fixed size is built for the input's.
+
+    DINOv2 keeps its positions, 37 x 37, and resamples them to each input, as its authors' does.
+    """
     timm = import_timm()
     config = timm.get_pretrained_cfg(name)
-    sized = {"img_size": tuple(input_shape[1:])} if config and config.fixed_input_size else {}
+    sized: dict[str, Any] = {}
+    if name == DINOV2:
+        sized = {"dynamic_img_size": True}
+    elif config and config.fixed_input_size:
+        sized = {"img_size": tuple(input_shape[1:])}
     return timm.create_model(
         name, pretrained=pretrained, num_classes=0, in_chans=input_shape[0], **sized
     )
@@ -83,7 +114,7 @@ def vit(input_shape: tuple[int, ...], hparams: dict[str, Any]) -> nn.Module:
 
 def dinov2(input_shape: tuple[int, ...], hparams: dict[str, Any]) -> nn.Module:
     """DomainBed's `dinov2`."""
-    return create(DINOV2, input_shape, hparams)
+    return create(DINOV2, input_shape, hparams, DINOv2)
 
 
 def efficientnet_lite0(input_shape: tuple[int, ...], hparams: dict[str, Any]) -> nn.Module:

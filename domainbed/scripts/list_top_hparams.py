@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from domainbed.lib.reporting import get_grouped_records, load_records
+from domainbed.lib.reporting import get_grouped_records, is_full_data, load_records
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, nearest
 from domainbed.scripts import one_line
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not len(groups):
             near = nearest(wanted, map(str, there))
             raise InputError(f"No run in {args.input_dir!r} has {key} {wanted!r}. {near}")
-    for name in ("iid", "loo", "oracle"):
+    is_auto_lr = any(is_full_data(record) for group in groups for record in group["records"])
+    for name in ("iid", "loo", "oracle", *(["iid_autolr"] if is_auto_lr else [])):
         method = SELECTIONS[name]
         print(f"Model selection: {method.name}")
         for group in groups.sorted("trial_seed"):

@@ -1,4 +1,4 @@
-"""Run, watch or clean up a sweep: algorithms x datasets x test domains x hparams x trials."""
+"""Plan, run, watch or clean up a sweep: algorithms x datasets x test domains x hparams x trials."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from domainbed import algorithms, command_launchers, datasets, sweep
+from domainbed import algorithms, command_launchers, datasets, planning, sweep
 from domainbed.engine.options import add_common_arguments
 from domainbed.jobs import Job, make_args_list
+from domainbed.model_selection import SELECTIONS
 from domainbed.registry import Registry
 from domainbed.runs import INCOMPLETE
 from domainbed.scripts import load_named_plugins, one_line
@@ -25,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of DomainBed's sweep, and more."""
     parser = argparse.ArgumentParser(prog="domainbed.scripts.sweep", description=__doc__)
     add = parser.add_argument
-    add("command", choices=("launch", "status", "delete_incomplete"))
+    add("command", choices=("plan", "launch", "status", "delete_incomplete"))
     add(
         "--datasets",
         nargs="+",
@@ -46,7 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--hparams", metavar="JSON", help="values that override defaults and draws")
     add("--command_launcher", default="workers", help=", ".join(command_launchers.REGISTRY))
     add("--single_test_envs", action="store_true", help="no pairs of test domains")
+    add(
+        "--for_selection",
+        choices=list(SELECTIONS),
+        help="only the runs that one selection method needs; default: those of all",
+    )
     add("--skip_confirmation", action="store_true")
+    add("--count_only", action="store_true", help="of plan: measure nothing, estimate nothing")
     add("--config", metavar="FILE.toml", help="arguments by name; those given here win")
     add_common_arguments(parser)
     return parser
@@ -67,6 +74,17 @@ def is_confirmed(args: argparse.Namespace) -> bool:
     return args.skip_confirmation or input("Are you sure? (y/n) ").strip().lower() == "y"
 
 
+def show_plan(graph: list[Job], args: argparse.Namespace) -> int:
+    """Print what a sweep is made of and, unless told not to, what it costs."""
+    print("\n".join(planning.table(graph, args.output_dir)))
+    print(planning.summary(graph))
+    if not args.count_only and not all(job.folder.is_done for job in graph):
+        from domainbed import costs  # torch, once there is something to measure
+
+        print(costs.estimate(graph, args.output_dir))
+    return 0
+
+
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; 0 if all is well, 1 if a job is not done, 2 for a wrong input, 130 if interrupted."""
@@ -74,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     launcher = command_launchers.REGISTRY[args.command_launcher]
     asked, graph = sweep.plan(args)
+    if args.command == "plan":
+        return show_plan(graph, args)
     print(sweep.status(graph))
     if args.command == "launch":
         if all(job.folder.is_done for job in graph):

@@ -72,6 +72,23 @@ def test_a_class_may_be_missing_or_have_one_image(name):
         testing.update(algorithm, step, batches)
 
 
+APART = {
+    "Fish", "GroupDRO", "Mixup", "MLDG", "CORAL", "MMD", "MTL", "ANDMask", "SANDMask", "IGA",
+    "CausIRL_CORAL", "CausIRL_MMD", "EQRM",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", algorithms.ALGORITHMS)
+def test_domains_pass_the_network_together_or_apart(name):
+    """Which batch norms notice; as in public DomainBed."""
+    algorithm = algorithms.get_algorithm_class(name)((12,), 4, 3, hparams_of(name))
+    sizes = set()
+    featurizer = getattr(algorithm, "featurizer", None) or algorithm.featurizer_label
+    featurizer.register_forward_hook(lambda module, args, output: sizes.add(len(output)))
+    testing.update(algorithm, 0, testing.minibatches(0, (12,), 4, 3))
+    assert sizes == ({8} if name in APART else {8, 24} if name == "Transfer" else {24})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
 def test_drawn_hparams_keep_training_finite(name):

@@ -84,14 +84,14 @@ def test_rows(capsys):
 
 def test_tee_copies_and_is_otherwise_its_stream(tmp_path):
     path, stream = tmp_path / "out.txt", io.StringIO()
-    tee = misc.Tee(str(path), stream)
+    tee = misc.Tee(str(path), stream=stream)
     assert tee.write("a\n") == 2
     print("b", file=tee)
     tee.flush()
     assert stream.getvalue() == path.read_text() == "a\nb\n"
     assert tee.isatty() is False
     tee.file.close()
-    again = misc.Tee(str(path), sys.__stdout__)
+    again = misc.Tee(str(path), "a", sys.__stdout__)
     assert again.fileno() == sys.__stdout__.fileno()
     assert path.read_text() == "a\nb\n"  # appended to, not emptied
     again.file.close()

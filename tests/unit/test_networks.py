@@ -128,9 +128,9 @@ def test_models_of_timm_take_the_size_and_dropout_of_their_kind():
     assert features((3, 32, 48), backbone="mobilenetv3_small_050").n_outputs == 1024
 
 
-def test_the_more_special_of_vit_and_dinov2_decides():
+def test_dinov2_is_a_vit_so_both_flags_may_be_true():
     for wanted, flags in {"vit": ["vit"], "dinov2": ["vit", "dinov2"]}.items():
-        hparams = {**HPARAMS, "resnet18": True, **dict.fromkeys(flags, True)}
+        hparams = {**HPARAMS, **dict.fromkeys(flags, True)}
         assert networks.backbone_name((3, 224, 224), hparams) == wanted
 
 

@@ -1,0 +1,59 @@
+"""The plug-in of docs/plugins.md works as the page says."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parents[2] / "docs/plugins.md").read_text()
+
+
+def block(start: str) -> str:
+    return next(text for text in re.findall(r"```\w+\n(.*?)```", PAGE, re.S) if start in text)
+
+
+def run(folder: Path, *words: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "DOMAINBED_PLUGINS"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("plugin")
+    for name in ("mine.py", "test_mine.py"):
+        (folder / name).write_text(block(f"# {name}"))
+    return folder
+
+
+def test_its_commands_run_and_its_names_are_in_the_table(folder):
+    launch, collect = block("sweep launch").strip().split("\n")
+    run(folder, *shlex.split(launch)[1:])
+    table = run(folder, *shlex.split(collect)[1:])
+    assert "Total records: 15" in table  # 3 domains, 5 records of each
+    assert table.count("model selection method: training-domain validation set, last step") == 2
+    for name in ("Smoothed ", "Dataset: Blobs", "calm ", "stormy "):
+        assert table.count(name) >= 2, name
+    assert " X " not in table
+
+
+def test_its_test_passes(folder):
+    assert "1 passed" in run(folder, "-m", "pytest", "-p", "no:cacheprovider", "test_mine.py")
+
+
+def test_a_class_of_another_file_is_registered_in_one_line(folder):
+    (folder / "theirs.py").write_text(block("# theirs.py"))
+    (folder / "their_algorithms.py").write_text(
+        "from domainbed import algorithms\n\n\nclass TheirMethod(algorithms.ERM):\n    pass\n"
+    )
+    words = "--plugins theirs mine --algorithm TheirMethod --dataset Blobs --steps 2"
+    hparams = ["--hparams", '{"backbone": "tiny"}']
+    run(folder, "-m", "domainbed.scripts.train", *words.split(), *hparams)
+    assert (folder / "train_output/done").is_file()
