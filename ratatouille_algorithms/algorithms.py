@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from domainbed.algorithms.base import Minibatch
 from domainbed.algorithms.erm import ERM
 from domainbed.engine.initial_weights import InitialWeights, needed_weights
+from domainbed.engine.run import Run
+from domainbed.lib import weights
+from domainbed.lib.seeds import seed_hash
+from domainbed.lib.weights import State
 from domainbed.networks import foundations
 from domainbed.registry import InputError
-from domainbed.runs import BEST, LAST
+from domainbed.runs import BEST, LAST, RunFolder
+from ratatouille_algorithms.recipe import FUSING_RANGE
+from ratatouille_algorithms.trajectory import Trajectory
+
+MOVING_AVERAGE, SWAD = "model_moving_average.safetensors", "model_swad.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +38,9 @@ class FineTuning(ERM):
     small network that has no pretrained weights takes a foundation that is the same for all runs.
     """
 
+    reads_features_alone = True
+    n_weight_files = 4
+
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -37,11 +52,72 @@ class FineTuning(ERM):
         if shared is not None:
             hparams = {"foundation": shared, **hparams}
         super().__init__(input_shape, num_classes, num_domains, hparams)
+        self.trajectory: Trajectory | None = None
 
     def start(self, initial: InitialWeights) -> None:
         """Take the probe's weights: the foundation under the probed head."""
         for folder in initial.run.needs.get("probe", []):
             initial.load_all(needed_weights(folder, BEST), "probe")
+        if initial.run.test_envs and initial.run.options.what_is_trainable == "all":
+            self.follow()
+
+    def follow(self) -> None:
+        """Keep averages of the weights along this run."""
+        self.trajectory = Trajectory(self.hparams)
+
+    def update(
+        self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None
+    ) -> dict[str, float]:
+        """One step of ERM."""
+        values = super().update(minibatches, unlabeled)
+        if self.trajectory is not None:
+            self.trajectory.add(self._state)
+        return values
+
+    @cached_property
+    def _state(self) -> State:
+        """Every tensor once, under the first of its names."""
+        return {name: tensor for name, tensor in self._tensors.items() if name == self._first[name]}
+
+    @cached_property
+    def _tensors(self) -> State:
+        return {k: v for k, v in weights.tensors(self).items() if v.numel()}
+
+    @cached_property
+    def _first(self) -> dict[str, str]:
+        """The first name of each tensor, by any of its names."""
+        names: dict[int, str] = {}
+        return {k: names.setdefault(v.data_ptr(), k) for k, v in self._tensors.items()}
+
+    def at_checkpoint(self, run: Run, step: int, losses: Mapping[str, float]) -> None:
+        """Tell the averages the validation loss; write them at the end."""
+        if self.trajectory is None:
+            return
+        loss = run.id_mean(losses)
+        self.trajectory.checkpoint(math.inf if loss is None else loss)
+        if step == run.n_steps - 1:
+            means = {MOVING_AVERAGE: self.trajectory.moving, SWAD: self.trajectory.swad.mean()}
+            for name, mean in means.items():
+                if not mean.n:
+                    logger.warning("%s is not kept: the run ended before ma_start", name)
+                    continue
+                state = {alias: mean.state[first] for alias, first in self._first.items()}
+                run.save_tensors(name, state, step=step, n_iterates=mean.n)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The optimiser's state and the averages."""
+        state = super().get_extra_state()
+        if self.trajectory is not None:
+            state["trajectory"] = self.trajectory.saved()
+        return state
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        state = dict(state)
+        if "trajectory" in state:
+            self.follow()
+            self.trajectory.restore(state.pop("trajectory"))
+        super().set_extra_state(state)
 
 
 class InterTraining(FineTuning):
@@ -50,6 +126,9 @@ class InterTraining(FineTuning):
 
     When they are not the foundation itself, the first `lp_steps` updates train only the head.
     """
+
+    reads_features_alone = True
+    n_weight_files = 2
 
     n_updates = 0
     n_head_updates = 0
@@ -61,21 +140,10 @@ class InterTraining(FineTuning):
         foundation than the probe, as its own records say.
         """
         super().start(initial)
-        target, foundation = initial.run.options.dataset, initial.provenance["foundation"]
         initial.provenance["datasets_seen"] = []  # the probe left the featurizer as it was
-        for folder in initial.run.needs.get("auxiliary", []):
-            path = needed_weights(folder, LAST)
-            theirs = initial.load_featurizer(path, "auxiliary")
-            if target in theirs.get("datasets_seen", [target]):
-                raise InputError(
-                    f"{path} has seen {theirs.get('datasets_seen', 'unknown datasets')}, among "
-                    f"them the target {target}; expected weights that never saw it"
-                )
-            if theirs["foundation"]["sha256"] != foundation["sha256"]:
-                raise InputError(
-                    f"{path} descends from foundation {theirs['foundation']}, the probe from "
-                    f"{foundation}; weights can be recycled from the same foundation only"
-                )
+        folders = initial.run.needs.get("auxiliary", [])
+        self.take_auxiliary(initial, folders)
+        if folders:
             self.n_head_updates = self.hparams["lp_steps"]
             if initial.run.n_steps <= self.n_head_updates:
                 logger.warning(
@@ -84,6 +152,14 @@ class InterTraining(FineTuning):
                     initial.run.n_steps,
                     self.n_head_updates,
                 )
+
+    def follow(self) -> None:
+        """Averages along a run are those of fine-tunings from the foundation."""
+
+    def take_auxiliary(self, initial: InitialWeights, folders: list[RunFolder]) -> None:
+        """Take the featurizer of the one auxiliary run, or keep the foundation's."""
+        for folder in folders:
+            load_ingredient(initial, folder)
 
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None
@@ -104,3 +180,54 @@ class InterTraining(FineTuning):
         state = dict(state)
         vars(self).update(state.pop("counts", {}))
         super().set_extra_state(state)
+
+
+class Fusing(InterTraining):
+    """Fine-tune from an interpolation of the foundation and one run of each auxiliary dataset
+    (Choshen et al. 2022, arXiv 2204.03044, with random coefficients as Rame et al. 2023 draw them).
+    """
+
+    def take_auxiliary(self, initial: InitialWeights, folders: list[RunFolder]) -> None:
+        """Take the interpolation; what was drawn for each run is in the provenance."""
+        o = initial.run.options
+        fusing_range = o.further["fusing_range"]
+        kappas = coefficients(
+            len(folders) + 1, FUSING_RANGE if fusing_range is None else fusing_range, o.seed
+        )
+        featurizer = weights.tensors(self.featurizer)
+        floats = [name for name, tensor in featurizer.items() if tensor.is_floating_point()]
+        total = {name: kappas[0] * featurizer[name].double() for name in floats}
+        for kappa, folder in zip(kappas[1:], folders):
+            load_ingredient(initial, folder)
+            initial.provenance["initial"][-1]["coefficient"] = kappa
+            for name in floats:
+                total[name] += kappa * featurizer[name].double()
+        for name in floats:
+            featurizer[name].copy_(total[name])
+
+
+def coefficients(n: int, fusing_range: float, seed: int) -> list[float]:
+    """n random numbers that sum to 1: exp(fusing_range x uniform(0, 1)), normalised."""
+    uniform = np.random.RandomState(seed_hash("fusing", seed)).uniform(size=n)
+    kappas = np.exp(fusing_range * uniform)
+    return (kappas / kappas.sum()).tolist()
+
+
+def load_ingredient(initial: InitialWeights, folder: RunFolder) -> None:
+    """Load the featurizer that an auxiliary run ended with.
+
+    Raises `InputError` when it saw the target or descends from another foundation.
+    """
+    target, foundation = initial.run.options.dataset, initial.provenance["foundation"]
+    path = needed_weights(folder, LAST)
+    theirs = initial.load_featurizer(path, "auxiliary")
+    if target in theirs.get("datasets_seen", [target]):
+        raise InputError(
+            f"{path} has seen {theirs.get('datasets_seen', 'unknown datasets')}, among "
+            f"them the target {target}; expected weights that never saw it"
+        )
+    if theirs["foundation"]["sha256"] != foundation["sha256"]:
+        raise InputError(
+            f"{path} descends from foundation {theirs['foundation']}, the probe from "
+            f"{foundation}; weights can be recycled from the same foundation only"
+        )

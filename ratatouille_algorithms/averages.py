@@ -1,15 +1,27 @@
-"""What is made from finished runs: one network whose weights are an average of theirs.
+"""What is made from finished runs, each in a run folder of its own.
 
-Uniform: all members (DiWA, arXiv 2205.09739). Greedy: best first, each kept if the ID validation
-accuracy of the average does not drop (model soups, Wortsman et al. 2022, arXiv 2203.05482).
+uniform, dagger  the mean of all members' weights (DiWA, Rame et al. 2022, arXiv 2205.09739);
+                 of one trial, of all
+greedy           best first, each kept if the ID validation accuracy of the average does not
+                 drop (model soups, Wortsman et al. 2022, arXiv 2203.05482)
+moving_average,  the means along one run that it kept while it trained
+swad
+wise             between the probed foundation and a fine-tuning (Wortsman et al. 2021,
+                 arXiv 2109.01903)
+ensemble         the mean of the members' probabilities, at the cost of all of them
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from domainbed.engine.evaluator import acc_key
 from domainbed.engine.initial_weights import needed_weights
@@ -17,13 +29,24 @@ from domainbed.engine.run import Run
 from domainbed.lib import weights as weight_files
 from domainbed.runs import BEST, LAST
 from ratatouille_algorithms import weights
+from ratatouille_algorithms.algorithms import MOVING_AVERAGE, SWAD
 
 logger = logging.getLogger(__name__)
+
+ALPHAS = [i / 10 for i in range(11)]
+"""Coefficients that WiSE tries."""
+
+N_BN_STEPS = 100
+"""Training batches that statistics of BatchNorm are estimated on."""
 
 
 def uniform(run: Run) -> None:
     """Average all members of a run with equal weights."""
     _average(run, lambda algorithm, paths, id_accs: paths)
+
+
+dagger = uniform
+"""The same over the members of all trials: a run's needs tell which."""
 
 
 def greedy(run: Run) -> None:
@@ -36,15 +59,16 @@ def _average(run: Run, select: Callable[[Any, list[Path], list[float]], list[Pat
     headers = weights.check_members(paths)
     id_accs = [header["id_acc"] for header in headers]
     algorithm = run.build()
+    if not trains_batch_norms(algorithm):
+        weights.check_same_buffers(paths)
     chosen = select(algorithm, paths, id_accs)
     weights.uniform(chosen, weights.places(algorithm, chosen[0]))
-    run.provenance = _provenance(headers, paths, id_accs, chosen)
-    run.folder.describe(run.description())
-    accs = run.evaluator.evaluate(algorithm)
-    for env in run.test_envs:
-        accs[acc_key(env, "all")] = run.whole_domain_acc(accs, env)
-    run.record(run.n_steps - 1, {"n_members": len(chosen)}, accs)
-    run.save(LAST, algorithm, id_acc=run.id_score(accs))
+    members = [
+        {"run": path.parent.name, "id_acc": acc, "is_kept": path in chosen}
+        for path, acc in zip(paths, id_accs)
+    ]
+    settle_batch_norms(run, algorithm)
+    _finish(run, algorithm, headers, {"n_members": len(chosen)}, members=members)
 
 
 def select_greedily(
@@ -61,31 +85,135 @@ def select_greedily(
     try:
         for i in order[1:]:
             n = len(chosen)
-            mean = so_far if n > 1 else chosen[0]
-            weights.combine([mean, paths[i]], [n, 1], into)
+            weights.combine([so_far if n > 1 else chosen[0], paths[i]], [n, 1], into)
+            mean_of_all = {n: t.clone() for n, t in into.items()} if _reestimates(run) else into
+            settle_batch_norms(run, algorithm)
             score = run.id_score(run.evaluator.evaluate(algorithm, run.train_envs, ("out",)))
             logger.info("with %s: ID validation accuracy %.4f", paths[i].parent.name, score)
             if score >= best:
                 chosen.append(paths[i])
                 best = score
-                weight_files.save(so_far, into, {})
+                weight_files.save(so_far, mean_of_all, {})
     finally:
         so_far.unlink(missing_ok=True)
     logger.info("kept %d of %d members", len(chosen), len(paths))
     return chosen
 
 
-def _provenance(
-    headers: list[dict[str, Any]], paths: list[Path], id_accs: list[float], chosen: list[Path]
-) -> dict[str, Any]:
+def moving_average(run: Run) -> None:
+    """Take the mean of the weights from update `ma_start` of a fine-tuning to its last."""
+    _along_run(run, MOVING_AVERAGE)
+
+
+def swad(run: Run) -> None:
+    """Take the mean of the weights between the start and the end that SWAD found."""
+    _along_run(run, SWAD)
+
+
+def _along_run(run: Run, name: str) -> None:
+    (folder,) = run.needs["member"]
+    path = needed_weights(folder, name)
+    headers, algorithm = weights.check_members([path]), run.build()
+    weights.uniform([path], weights.places(algorithm, path))
+    settle_batch_norms(run, algorithm)
+    _finish(run, algorithm, headers, {"n_iterates": headers[0]["n_iterates"]})
+
+
+def wise(run: Run) -> None:
+    """Interpolate between the probed foundation and a fine-tuning.
+
+    The share of the latter is --wise_alpha, or that of `ALPHAS` with the best ID validation
+    accuracy, the largest on ties.
+    """
+    folders = [*run.needs["probe"], *run.needs["member"]]
+    paths = [needed_weights(folder, BEST) for folder in folders]
+    headers, algorithm = weights.check_layouts(paths), run.build()
+    given = run.options.further.get("wise_alpha")
+    into, best, chosen = weights.places(algorithm, paths[0]), -1.0, given
+
+    def interpolate(alpha: float) -> None:
+        weights.combine(paths, [1 - alpha, alpha], into)
+        settle_batch_norms(run, algorithm)
+
+    for alpha in ALPHAS if given is None else ():
+        interpolate(alpha)
+        score = run.id_score(run.evaluator.evaluate(algorithm, run.train_envs, ("out",)))
+        logger.info("alpha %.1f: ID validation accuracy %.4f", alpha, score)
+        if score >= best:
+            best, chosen = score, alpha
+    interpolate(chosen)
+    _finish(run, algorithm, headers[1:], {"wise_alpha": chosen})
+
+
+class Ensemble(torch.nn.Module):
+    """Predicts the mean of the probabilities that networks predict."""
+
+    def __init__(self, members: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.members = torch.nn.ModuleList(members)
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities (batch, num_classes)."""
+        return torch.stack([m.predict(x).softmax(1) for m in self.members]).mean(0).log()
+
+
+def ensemble(run: Run) -> None:
+    """Measure all members together; they are no single network, so no weights are written."""
+    paths = [needed_weights(folder, BEST) for folder in run.needs.get("member", [])]
+    headers, members = weights.check_layouts(paths), []
+    for path in paths:
+        members.append(run.build())
+        weights.uniform([path], weights.places(members[-1], path))
+    _record(run, Ensemble(members), {"n_members": len(members)})
+    _describe(run, headers, members=[{"run": path.parent.name} for path in paths])
+
+
+def settle_batch_norms(run: Run, algorithm: Any) -> None:
+    """With --bn reestimate, estimate moving statistics on training batches instead."""
+    if _reestimates(run) and trains_batch_norms(algorithm):
+        update_bn(_training_images(run), algorithm)
+
+
+def trains_batch_norms(algorithm: torch.nn.Module) -> bool:
+    """Whether training moves the statistics of any BatchNorm: none, or frozen ones, do not."""
+    norms = [m for m in algorithm.train().modules() if isinstance(m, _BatchNorm)]
+    return any(norm.training for norm in norms)
+
+
+def _reestimates(run: Run) -> bool:
+    return run.options.further.get("bn") == "reestimate"
+
+
+def _training_images(run: Run) -> Iterator[torch.Tensor]:
+    for minibatches in islice(run.stream().steps(0, N_BN_STEPS, run.num_workers), N_BN_STEPS):
+        yield torch.cat([x for x, _ in minibatches]).to(run.device)
+
+
+def _finish(
+    run: Run,
+    algorithm: Any,
+    headers: Sequence[Mapping[str, Any]],
+    values: Mapping[str, float],
+    **provenance: Any,
+) -> None:
+    """Measure a network, and write what it is, its record and its weights."""
+    _describe(run, headers, **provenance)
+    accs = _record(run, algorithm, values)
+    run.save(LAST, algorithm, id_acc=run.id_score(accs))
+
+
+def _record(run: Run, algorithm: Any, values: Mapping[str, float]) -> dict[str, float]:
+    accs = run.evaluator.evaluate(algorithm)
+    for env in run.test_envs:
+        accs[acc_key(env, "all")] = run.whole_domain_acc(accs, env)
+    run.record(run.n_steps - 1, values, accs)
+    return accs
+
+
+def _describe(run: Run, headers: Sequence[Mapping[str, Any]], **further: Any) -> None:
+    """Write run.json, with the common origin of all members."""
     origins = [header.get("provenance", {}) for header in headers]
     seen = dict.fromkeys(name for origin in origins for name in origin.get("datasets_seen", []))
-    return {
-        "foundation": origins[0].get("foundation"),
-        "head": origins[0].get("head"),
-        "datasets_seen": list(seen),
-        "members": [
-            {"run": path.parent.name, "id_acc": acc, "is_kept": path in chosen}
-            for path, acc in zip(paths, id_accs)
-        ],
-    }
+    common = {key: origins[0].get(key) for key in ("foundation", "head")}
+    run.provenance = {**common, "datasets_seen": list(seen), **further}
+    run.folder.describe(run.description())

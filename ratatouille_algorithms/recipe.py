@@ -2,14 +2,22 @@
 
     foundation -> probe on each auxiliary dataset -> auxiliary runs on all its domains
     foundation -> probe on the target, shared by all runs of a (dataset, test envs)
-    probe -> FineTuning runs -> DiWA_uniform, DiWA_greedy
-    probe + auxiliary run -> InterTraining runs -> Ratatouille_uniform, Ratatouille_greedy
+    probe -> FineTuning runs -> DiWA_uniform, DiWA_greedy, Ensemble_FineTuning
+                                (of all trials) DiWA_dagger
+    one FineTuning run -> MovingAverage, SWAD
+    probe + one FineTuning run -> WiSE
+    probe + auxiliary run -> InterTraining runs -> Ratatouille_uniform, Ratatouille_greedy,
+                                Ensemble_InterTraining, (of all trials) Ratatouille_dagger
+    probe + an auxiliary run of each dataset -> Fusing
 
 Run k of InterTraining starts from ingredient k mod (number of auxiliary datasets + 1), of which 0
 is the foundation itself, and within auxiliary dataset i from its run k mod (its number of runs).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from domainbed import algorithms, datasets
 from domainbed.engine.options import OPTIONS, Option
@@ -19,6 +27,9 @@ from domainbed.registry import InputError
 
 AUX_HPARAMS = 4
 """Auxiliary runs of each auxiliary dataset, as in the paper."""
+
+FUSING_RANGE = 4.0
+"""How unlike the coefficients of an interpolation are, as in the paper."""
 
 
 def fine_tuning_space(dataset: str) -> list[HParam]:
@@ -36,6 +47,17 @@ def fine_tuning_space(dataset: str) -> list[HParam]:
     if datasets.is_small(dataset):
         return [*mild, choice("lr", 1e-3, [2e-4, 6e-4, 1e-3])]
     return [*mild, choice("lr", 5e-5, [1e-5, 3e-5, 5e-5]), HParam("batch_size", 32)]
+
+
+def followed_space(dataset: str) -> list[HParam]:
+    """Those of fine-tuning, and of the averages along a run (arXiv 2110.10832, 2102.08604)."""
+    return [
+        *fine_tuning_space(dataset),
+        HParam("ma_start", 100),
+        HParam("swad_n_converge", 3),
+        HParam("swad_n_tolerance", 6),
+        HParam("swad_tolerance", 0.2 if dataset == "VLCS" else 0.3),
+    ]
 
 
 def inter_training_space(dataset: str) -> list[HParam]:
@@ -82,25 +104,35 @@ def fine_tuning_needs(job: Job) -> list[Need]:
 
 def inter_training_needs(job: Job) -> list[Need]:
     """A probe, and the auxiliary run that is this run's turn."""
-    args, needs = job.train_args, fine_tuning_needs(job)
+    needs = fine_tuning_needs(job)
     if not needs:
         return []
+    runs = auxiliary_runs(job)
+    ingredient = job.train_args["hparams_seed"] % (len(runs) + 1)
+    return [*needs, Need("auxiliary", runs[ingredient - 1])] if ingredient else needs
+
+
+def fusing_needs(job: Job) -> list[Need]:
+    """A probe, and an auxiliary run of each dataset."""
+    needs = fine_tuning_needs(job)
+    return [*needs, *(Need("auxiliary", run) for run in auxiliary_runs(job))] if needs else []
+
+
+def auxiliary_runs(job: Job) -> list[Job]:
+    """The auxiliary run of each dataset that is this run's turn."""
+    args = job.train_args
     sources = args.get("aux_datasets")
     if not sources:
         raise InputError(
-            "InterTraining starts from auxiliary runs, but no --aux_datasets was given; "
+            f"{args['algorithm']} starts from auxiliary runs, but no --aux_datasets was given; "
             "name at least one dataset other than the target"
         )
-    k = args["hparams_seed"]
-    ingredient = k % (len(sources) + 1)
-    if ingredient:
-        seed = k % args.get("aux_hparams", AUX_HPARAMS)
-        needs.append(Need("auxiliary", auxiliary(job, sources[ingredient - 1], seed)))
-    return needs
+    seed = args["hparams_seed"] % args.get("aux_hparams", AUX_HPARAMS)
+    return [auxiliary(job, dataset, seed) for dataset in sources]
 
 
-def members_of(algorithm: str):
-    """The needs of an average: the runs of `algorithm` over all hparams seeds."""
+def members_of(algorithm: str) -> Callable[[Job], list[Need]]:
+    """The needs of an average: the runs of `algorithm` over all hparams seeds, and all trials."""
 
     def needs(job: Job) -> list[Need]:
         args = job.train_args
@@ -109,11 +141,32 @@ def members_of(algorithm: str):
                 f"{args['algorithm']} was given no members to average; "
                 "say with --n_hparams over how many hparams seeds"
             )
+        if args.get("n_trials") and args.get("probe_per_trial"):
+            raise InputError(
+                f"{args['algorithm']} averages over trials, whose heads differ with "
+                "--probe_per_trial; leave either out"
+            )
+        trials = range(args["n_trials"]) if args.get("n_trials") else [args["trial_seed"]]
         first = args.get("n_hparams_from", 0)
         seeds = range(first, first + args["n_hparams"])
-        return [Need("member", job.derive(algorithm=algorithm, hparams_seed=k)) for k in seeds]
+        return [
+            Need("member", job.derive(algorithm=algorithm, trial_seed=trial, hparams_seed=k))
+            for trial in trials
+            for k in seeds
+        ]
 
     return needs
+
+
+def along_run_needs(job: Job) -> list[Need]:
+    """The fine-tuning that an average along one run is of."""
+    return [Need("member", job.derive(algorithm="FineTuning"))]
+
+
+def wise_needs(job: Job) -> list[Need]:
+    """The two ends of an interpolation: the probed foundation, and a fine-tuning."""
+    (member,) = along_run_needs(job)
+    return [Need("probe", probe(member.job)), member]
 
 
 def plan_aux_datasets(
@@ -153,66 +206,109 @@ def plan_steps_lp(given: int | None, *_: object) -> int | None:
     return given
 
 
+def plan_fusing_range(given: float | None, *_: object) -> float:
+    """How unlike the coefficients of Fusing are."""
+    return FUSING_RANGE if given is None else given
+
+
+def plan_wise_alpha(given: float | None, *_: object) -> float | None:
+    """The share of the fine-tuned weights in WiSE."""
+    if given is not None and not 0 <= given <= 1:
+        raise InputError(f"--wise_alpha was given {given}; expected 0 <= x <= 1")
+    return given
+
+
 def register() -> None:
     """Add the plug-in's options and algorithms to domainbed's registries."""
-    OPTIONS["aux_datasets"] = Option(
-        {
-            "nargs": "+",
-            "metavar": "DATASET",
-            "help": "whose fine-tuned weights are recycled; default: the others of the same kind",
-        },
-        plan_aux_datasets,
-    )
-    OPTIONS["aux_hparams"] = Option(
-        {"type": int, "metavar": "N", "help": f"runs of each of them (default {AUX_HPARAMS})"},
-        plan_aux_hparams,
-    )
-    OPTIONS["aux_dir"] = Option(
-        {"metavar": "DIR", "help": "where auxiliary runs are; share it between sweeps"}
-    )
-    OPTIONS["output_dir_lp"] = Option({"metavar": "DIR", "help": "where linear probes are"})
-
-    OPTIONS["steps_lp"] = Option(
-        {"type": int, "metavar": "N", "help": "updates of linear probes (default: as other runs)"},
-        plan_steps_lp,
-    )
-    OPTIONS["probe_per_trial"] = Option(
-        {
-            "action": "store_true",
-            "default": None,
-            "help": "probe on each trial's own split instead of trial 0's for all",
-        },
-        lambda given, *_: given or None,
-    )
-
+    _register_options()
     trained = ("output_dir_lp", "steps_lp", "probe_per_trial")
-    aux = ("aux_datasets", "aux_hparams", "aux_dir")
-    classes = "ratatouille_algorithms.algorithms:"
-    add = algorithms.add
-    add(
-        "FineTuning",
-        classes + "FineTuning",
-        fine_tuning_space,
-        needs=fine_tuning_needs,
-        takes=trained,
-    )
-    add(
-        "InterTraining",
-        classes + "InterTraining",
-        inter_training_space,
-        needs=inter_training_needs,
-        takes=(*trained, *aux),
-    )
-    for name, member, space, takes in (
-        ("DiWA", "FineTuning", fine_tuning_space, trained),
-        ("Ratatouille", "InterTraining", inter_training_space, (*trained, *aux)),
+    recycled = (*trained, "aux_datasets", "aux_hparams", "aux_dir")
+    of_all = ("n_hparams", "n_hparams_from")
+    _add("FineTuning", "FineTuning", followed_space, trained, fine_tuning_needs)
+    _add("InterTraining", "InterTraining", inter_training_space, recycled, inter_training_needs)
+    _add("Fusing", "Fusing", inter_training_space, (*recycled, "fusing_range"), fusing_needs)
+    averaged = (*trained, "bn")
+    for name, execute in (("MovingAverage", "moving_average"), ("SWAD", "swad")):
+        _add(name, "FineTuning", followed_space, averaged, along_run_needs, execute)
+    takes = (*averaged, "wise_alpha")
+    _add("WiSE", "FineTuning", followed_space, takes, wise_needs, "wise")
+    for member, average, space, takes in (
+        ("FineTuning", "DiWA", followed_space, trained),
+        ("InterTraining", "Ratatouille", inter_training_space, recycled),
     ):
-        for rule in ("uniform", "greedy"):
-            add(
-                f"{name}_{rule}",
-                classes + member,
-                space,
-                needs=members_of(member),
-                execute=f"ratatouille_algorithms.averages:{rule}",
-                takes=("n_hparams", "n_hparams_from", *takes),
-            )
+        needs, takes = members_of(member), (*takes, *of_all)
+        _add(f"Ensemble_{member}", member, space, takes, needs, "ensemble")
+        for rule, more in (("uniform", ()), ("greedy", ()), ("dagger", ("n_trials",))):
+            _add(f"{average}_{rule}", member, space, (*takes, "bn", *more), needs, rule)
+
+
+def _add(
+    name: str,
+    cls: str,
+    space: Callable[[str], list[HParam]],
+    takes: Sequence[str],
+    needs: Callable[[Job], list[Need]],
+    execute: str | None = None,
+) -> None:
+    """Register one algorithm; `execute` names the function that makes it from finished runs."""
+    further = {"execute": f"ratatouille_algorithms.averages:{execute}"} if execute else {}
+    cls = f"ratatouille_algorithms.algorithms:{cls}"
+    algorithms.add(name, cls, space, needs=needs, takes=tuple(takes), **further)
+
+
+def _option(name: str, text: str, plan: Callable | None = None, **parser: Any) -> None:
+    given = {"help": text, **parser}
+    OPTIONS[name] = Option(given, plan) if plan else Option(given)
+
+
+def _register_options() -> None:
+    _option(
+        "aux_datasets",
+        "whose fine-tuned weights are recycled; default: the others of the same kind",
+        plan_aux_datasets,
+        nargs="+",
+        metavar="DATASET",
+    )
+    _option(
+        "aux_hparams",
+        f"runs of each of them (default {AUX_HPARAMS})",
+        plan_aux_hparams,
+        type=int,
+        metavar="N",
+    )
+    _option("aux_dir", "where auxiliary runs are; share it between sweeps", metavar="DIR")
+    _option("output_dir_lp", "where linear probes are", metavar="DIR")
+    _option(
+        "steps_lp",
+        "updates of linear probes (default: as other runs)",
+        plan_steps_lp,
+        type=int,
+        metavar="N",
+    )
+    _option(
+        "probe_per_trial",
+        "probe on each trial's own split instead of trial 0's for all",
+        lambda given, *_: given or None,
+        action="store_true",
+        default=None,
+    )
+    _option(
+        "fusing_range",
+        f"of Fusing: coefficients are exp(x uniform(0, 1)), normalised (default {FUSING_RANGE:g})",
+        plan_fusing_range,
+        type=float,
+        metavar="X",
+    )
+    _option(
+        "wise_alpha",
+        "of WiSE: the share of fine-tuned weights; default: the best by ID validation",
+        plan_wise_alpha,
+        type=float,
+        metavar="X",
+    )
+    _option(
+        "bn",
+        "BatchNorm statistics of averages: those of the members averaged (default), or estimated "
+        "anew on training data",
+        choices=("average", "reestimate"),
+    )

@@ -15,6 +15,9 @@ from domainbed.registry import InputError
 Piece = tuple[str, Any]
 """A tensor's name, and which of its rows: all (...) or a slice."""
 
+_COUNTER = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var", _COUNTER)
+
 CHUNK = 500_000
 """Numbers summed at a time: what an average holds in memory beside its result."""
 
@@ -25,18 +28,8 @@ def check_members(paths: Sequence[Path]) -> list[dict[str, Any]]:
     Members must agree with the first one in names, shapes and dtypes of tensors, in the foundation
     that they descend from and in the head that they started with.
     """
-    if not paths:
-        raise InputError("There are no members to average; expected at least one finished run")
-    headers = [weights.read_header(path) for path in paths]
-    layouts = [_layout(path) for path in paths]
-    for path, header, layout in zip(paths, headers, layouts):
-        if layout != layouts[0]:
-            odd = sorted(set(layout.items()) ^ set(layouts[0].items()))[0][0]
-            raise InputError(
-                f"{path} and {paths[0]} differ in tensor {odd!r}: {layout.get(odd, 'missing')} "
-                f"against {layouts[0].get(odd, 'missing')}; only weights of one architecture "
-                "can be averaged"
-            )
+    headers = check_layouts(paths)
+    for path, header in zip(paths, headers):
         for what in ("foundation", "head"):
             ours, theirs = (_origin(h, what) for h in (headers[0], header))
             if ours != theirs:
@@ -45,6 +38,38 @@ def check_members(paths: Sequence[Path]) -> list[dict[str, Any]]:
                     "only weights that share both foundation and linear probe can be averaged"
                 )
     return headers
+
+
+def check_layouts(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the headers of files that agree in names, shapes and dtypes of tensors."""
+    if not paths:
+        raise InputError("There are no members to average; expected at least one finished run")
+    headers = [weights.read_header(path) for path in paths]
+    layouts = [_layout(path) for path in paths]
+    for path, layout in zip(paths, layouts):
+        if layout != layouts[0]:
+            odd = sorted(set(layout.items()) ^ set(layouts[0].items()))[0][0]
+            raise InputError(
+                f"{path} and {paths[0]} differ in tensor {odd!r}: {layout.get(odd, 'missing')} "
+                f"against {layouts[0].get(odd, 'missing')}; only weights of one architecture "
+                "can be averaged"
+            )
+    return headers
+
+
+def check_same_buffers(paths: Sequence[Path]) -> None:
+    """Raise `InputError` unless all members have the first one's statistics of BatchNorm."""
+    with weights.opened(paths[0]) as file:
+        names = [name for name in file.keys() if name.endswith(_STATISTICS)]
+        first = {name: file.get_tensor(name) for name in names}
+    for path in paths[1:] if names else ():
+        with weights.opened(path) as file:
+            for name, tensor in first.items():
+                if not torch.equal(tensor, file.get_tensor(name)):
+                    raise InputError(
+                        f"{path} and {paths[0]} differ in {name!r}, though both were trained with "
+                        "frozen BatchNorm: one of them was not, or is not what it says"
+                    )
 
 
 def _origin(header: dict[str, Any], what: str) -> str:
@@ -64,8 +89,9 @@ def combine(
     """Write the mean of weights, each counted `coefficient` times, into tensors by name.
 
     It is computed in float64. Files are memory-mapped, one open at a time, and read in chunks:
-    little but the result is in memory. Integer buffers must agree and are kept. Raises
-    `InputError` naming the file and the tensor that hold a number that is not finite.
+    little but the result is in memory. Integers must agree and are kept, but for counters of
+    BatchNorm, of which the largest is. Raises `InputError` naming the file and the tensor that hold
+    a number that is not finite.
     """
     room = torch.empty(0, dtype=torch.float64)
     for pieces in _chunks(paths[0]):
@@ -102,6 +128,8 @@ def _add(
 ) -> None:
     if total.is_floating_point():
         total.add_(part, alpha=coefficient)
+    elif name.endswith(_COUNTER):
+        torch.maximum(total, part, out=total)
     elif not torch.equal(total, part):
         raise InputError(f"{path} differs from the other members in the integers of {name!r}")
 

@@ -65,3 +65,35 @@ def photos(tmp_path_factory) -> Path:
     for folder, domains in DOMAINS.values():
         write_images(data_dir / folder, domains)
     return data_dir
+
+
+@pytest.fixture(scope="module")
+def tiny_datasets():
+    """TinyStripes and TinyColumns are datasets by name, in this process."""
+    from domainbed import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        for name in ("TinyStripes", "TinyColumns"):
+            patch.setitem(datasets.REGISTRY._items, name, f"tiny:{name}")
+        yield
+
+
+@pytest.fixture(scope="session")
+def swad_range():
+    """Where SWAD starts and ends, by the paper's algorithm 1 on a list of all losses."""
+
+    def swad_range(losses, n_converge, n_tolerance, tolerance):
+        """First and last checkpoint (arXiv 2102.08604)."""
+        start, threshold = None, None
+        for i in range(len(losses)):
+            if threshold is None:
+                window = losses[max(0, i - n_converge + 1) : i + 1]
+                if len(window) == n_converge and window[0] == min(window):
+                    start = i - n_converge + 1
+                    threshold = (1 + tolerance) * sum(window) / n_converge
+            elif i >= n_tolerance - 1 and threshold < min(losses[i - n_tolerance + 1 : i + 1]):
+                return start, i - n_tolerance
+        return start or 0, len(losses) - 1
+
+    return swad_range

@@ -13,7 +13,8 @@ LAYERS = [
     {"algorithms"},
     {"engine"},
     {"jobs", "tables", "command_launchers"},
-    {"sweep", "preflight", "testing"},
+    {"planning"},
+    {"sweep", "preflight", "testing", "costs"},
     {"scripts"},
 ]
 # facades, and helpers that need nothing of their layer: file -> what it may import all the same
