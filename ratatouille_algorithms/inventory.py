@@ -1,0 +1,181 @@
+"""What a sweep's folder holds: every run under it, finished or not, ours or public DomainBed's.
+
+Nothing that a file says is trusted to be of the expected type: what is not is as if not recorded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domainbed import algorithms
+from domainbed.lib import reporting
+from domainbed.lib.reporting import Record
+from domainbed.registry import InputError
+from domainbed.runs import FAILED, INCOMPLETE, RunFolder
+
+RUN, PROBE, AUXILIARY, AVERAGE = "fine-tuning or training", "linear probe", "auxiliary", "average"
+KINDS = (RUN, PROBE, AUXILIARY, AVERAGE)
+
+_SIGNS = {"run.json", "results.jsonl", "failed", "done", "err.txt"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder: its valid records, in order of steps, and what run.json says."""
+
+    path: Path
+    records: list[Record]
+    description: dict[str, Any]
+    state: str
+    failure: str
+    problems: list[str]
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The arguments, as recorded, else as run.json says."""
+        return self.records[-1]["args"] if self.records else table(self.description, "args")
+
+    @property
+    def hparams(self) -> dict[str, Any]:
+        """The hyper-parameters, in the same way."""
+        source = self.records[-1] if self.records else self.description
+        return table(source, "hparams")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where its initial weights are from, or its members; {} where not recorded."""
+        return table(self.description, "provenance")
+
+    @property
+    def algorithm(self) -> str:
+        """The algorithm's name."""
+        return str(self.args.get("algorithm", "unknown algorithm"))
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return str(self.args.get("dataset", "unknown dataset"))
+
+    @property
+    def test_envs(self) -> list[int]:
+        """The test domains' numbers, none for an auxiliary run."""
+        return [env for env in rows(self.args, "test_envs", int) if env >= 0]
+
+    @property
+    def environments(self) -> list[str]:
+        """The domains' names, else their numbers."""
+        for source in (self.description, *self.records[-1:]):
+            if names := rows(source, "environments", str):
+                return names
+        last = self.records[-1] if self.records else {}
+        return [str(i) for i in range(sum(f"env{i}_in_acc" in last for i in range(len(last))))]
+
+    @property
+    def test_domains(self) -> str:
+        """The names of the test domains."""
+        names = dict(enumerate(self.environments))
+        return ", ".join(names.get(env, str(env)) for env in self.test_envs)
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`."""
+        if self.args.get("what_is_trainable") == "classifier":
+            return PROBE
+        if self.args.get("test_envs") == [-1]:
+            return AUXILIARY
+        return AVERAGE if is_average(self.algorithm) else RUN
+
+    @property
+    def n_steps(self) -> int:
+        """The number of updates that were recorded; an average does none of its own."""
+        return self.records[-1]["step"] + 1 if self.records and self.kind != AVERAGE else 0
+
+    @property
+    def seconds(self) -> float:
+        """Time in updates: each record has the mean of those since the last one."""
+        total, previous = 0.0, -1
+        for record in self.records:
+            total += (number(record.get("step_time")) or 0.0) * (record["step"] - previous)
+            previous = record["step"]
+        return total
+
+
+def is_average(algorithm: str) -> bool:
+    """Whether an algorithm is made from finished runs instead of being trained."""
+    if algorithm not in algorithms.REGISTRY:
+        return False
+    method = algorithms.REGISTRY[algorithm]
+    return method.execute != algorithms.Method.execute
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < 1e300 and math.isfinite(value) else None
+
+
+def table(source: dict[str, Any], key: str) -> dict[str, Any]:
+    """A recorded dictionary, {} for anything else."""
+    value = source.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def rows(source: dict[str, Any], key: str, kind: type) -> list[Any]:
+    """Of a recorded list the items of a type."""
+    value = source.get(key)
+    return [item for item in value if type(item) is kind] if isinstance(value, list) else []
+
+
+def read(folder: str | Path) -> list[Run]:
+    """All runs in a sweep's folder and in the folders of probes and auxiliary runs below it."""
+    if not Path(folder).is_dir():
+        raise InputError(f"--input_dir was given {str(folder)!r}, which is not a folder of runs")
+    found = [_read_run(path) for path in _run_folders(folder)]
+    if not found:
+        raise InputError(f"--input_dir {str(folder)!r} holds no run folders")
+    return found
+
+
+def _run_folders(folder: str | Path) -> Iterator[Path]:
+    for path, names, files in os.walk(folder):
+        names.sort()
+        if _SIGNS & set(files) and Path(path) != Path(folder):
+            names.clear()
+            yield Path(path)
+
+
+def _read_run(path: Path) -> Run:
+    folder, problems = RunFolder(path), []
+    try:
+        description = folder.description()
+    except (InputError, OSError, RecursionError) as error:
+        description = {}
+        problems.append(str(error))
+    records, n_bad = _read_records(path / "results.jsonl")
+    if n_bad:
+        problems.append(f"{path / 'results.jsonl'}: {n_bad} damaged lines are left out")
+    try:
+        state = folder.state()
+    except OSError:  # its lock cannot be opened, so whether it runs cannot be told
+        state = FAILED if (path / "failed").exists() else INCOMPLETE
+    failure = ""
+    if state == FAILED:
+        failure = (path / "failed").read_text(encoding="utf-8", errors="replace").strip()
+    is_table = isinstance(description, dict)
+    return Run(path, records, description if is_table else {}, state, failure, problems)
+
+
+def _read_records(file: Path) -> tuple[list[Record], int]:
+    """Valid records by step, the last of those written twice, and the number of damaged lines."""
+    try:
+        lines = [line for line in file.read_bytes().splitlines() if line.strip()]
+    except OSError:
+        return [], 0
+    parsed = [reporting.parse_record(line) for line in lines]
+    by_step = {record["step"]: record for record in parsed if record is not None}
+    return [by_step[step] for step in sorted(by_step)], parsed.count(None)

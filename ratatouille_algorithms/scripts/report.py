@@ -1,0 +1,55 @@
+"""Write one self-contained HTML page about a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from domainbed.registry import InputError
+from domainbed.runs import write_atomic
+from domainbed.scripts import load_named_plugins, one_line
+from ratatouille_algorithms import report
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="ratatouille_algorithms.scripts.report", description=__doc__
+    )
+    add = parser.add_argument
+    add("--input_dir", required=True, metavar="RUNS", help="a sweep's folder")
+    add("--output", required=True, metavar="FILE", help="the page to write, such as report.html")
+    add("--analysis", metavar="DIR", help="where figures are (default: RUNS/analysis)")
+    add("--title", help="the page's title")
+    add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
+    return parser
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page; 0 if all is well, 2 for a wrong input."""
+    load_named_plugins(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    args = build_parser().parse_args(argv)
+    folder, output = Path(args.input_dir), Path(args.output)
+    analysis = Path(args.analysis) if args.analysis else folder / "analysis"
+    if args.analysis and not analysis.is_dir():
+        raise InputError(f"--analysis was given {args.analysis!r}, which is not a folder")
+    sources = report.Sources(folder, analysis, output)
+    text = report.page(sources, args.title or f"Report of {folder.absolute().name}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(output, text)
+    except OSError as error:
+        raise InputError(f"--output {args.output!r} cannot be written: {error.strerror}") from error
+    for problem in sources.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    print(f"{output}: {len(sources.runs)} runs, {len(text.encode()) / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
