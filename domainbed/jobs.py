@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from domainbed import algorithms, datasets, hparams_registry, runs
-from domainbed.engine.options import OPTIONS
+from domainbed.engine.options import OPTIONS, Target
 from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError
 
@@ -209,9 +209,13 @@ def _arguments(
 ) -> Args:
     """The arguments that all runs of an algorithm on a dataset share."""
     args = {key: value for key, value in common.items() if is_taken(algorithm, key)}
-    for key, option in OPTIONS.items():
-        if is_taken(algorithm, key):
-            args[key] = option.plan(args.get(key), dataset, dataset_names, args.get("data_dir"))
+    target = Target(dataset, dataset_names, args)
+    planned = {
+        key: option.plan(args.get(key), target)
+        for key, option in OPTIONS.items()
+        if is_taken(algorithm, key)
+    }
+    args = {**args, **planned}
     args = {key: value for key, value in args.items() if value is not None}
     if is_taken(algorithm, "n_hparams"):
         args["n_hparams"] = len(seeds)

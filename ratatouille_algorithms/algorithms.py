@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ import torch
 from domainbed.algorithms.base import Minibatch
 from domainbed.algorithms.erm import ERM
 from domainbed.engine.initial_weights import InitialWeights, needed_weights
+from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.lib import weights
 from domainbed.lib.seeds import seed_hash
 from domainbed.lib.weights import State
 from domainbed.networks import foundations
 from domainbed.registry import InputError
-from domainbed.runs import BEST, LAST, RunFolder
-from ratatouille_algorithms.recipe import FUSING_RANGE
+from domainbed.runs import BEST, LAST
+from ratatouille_algorithms import pool, recipe
 from ratatouille_algorithms.trajectory import Trajectory
 
 MOVING_AVERAGE, SWAD = "model_moving_average.safetensors", "model_swad.safetensors"
@@ -141,9 +143,10 @@ class InterTraining(FineTuning):
         """
         super().start(initial)
         initial.provenance["datasets_seen"] = []  # the probe left the featurizer as it was
-        folders = initial.run.needs.get("auxiliary", [])
-        self.take_auxiliary(initial, folders)
-        if folders:
+        paths = [needed_weights(f, LAST) for f in initial.run.needs.get("auxiliary", [])]
+        paths += [one.weights for one in self.recycled(initial.run.options)]
+        self.take_auxiliary(initial, paths)
+        if paths:
             self.n_head_updates = self.hparams["lp_steps"]
             if initial.run.n_steps <= self.n_head_updates:
                 logger.warning(
@@ -156,10 +159,22 @@ class InterTraining(FineTuning):
     def follow(self) -> None:
         """Averages along a run are those of fine-tunings from the foundation."""
 
-    def take_auxiliary(self, initial: InitialWeights, folders: list[RunFolder]) -> None:
+    def recycled(self, options: Options) -> list[pool.Ingredient]:
+        """The ingredients of a pool that this run starts from, their bytes checked."""
+        labels = options.further.get("ingredients") or []
+        found = pool.pinned(options.further["aux_dir"], self.turn(labels, options))
+        for one in found:
+            one.check_bytes()
+        return found
+
+    def turn(self, labels: list[str], options: Options) -> Sequence[str]:
+        """Which ingredients are this run's."""
+        return recipe.turn(labels, {"hparams_seed": options.hparams_seed})
+
+    def take_auxiliary(self, initial: InitialWeights, paths: list[Path]) -> None:
         """Take the featurizer of the one auxiliary run, or keep the foundation's."""
-        for folder in folders:
-            load_ingredient(initial, folder)
+        for path in paths:
+            load_ingredient(initial, path)
 
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None
@@ -187,18 +202,22 @@ class Fusing(InterTraining):
     (Choshen et al. 2022, arXiv 2204.03044, with random coefficients as Rame et al. 2023 draw them).
     """
 
-    def take_auxiliary(self, initial: InitialWeights, folders: list[RunFolder]) -> None:
+    def turn(self, labels: list[str], options: Options) -> Sequence[str]:
+        """All of them."""
+        return labels
+
+    def take_auxiliary(self, initial: InitialWeights, paths: list[Path]) -> None:
         """Take the interpolation; what was drawn for each run is in the provenance."""
         o = initial.run.options
         fusing_range = o.further["fusing_range"]
         kappas = coefficients(
-            len(folders) + 1, FUSING_RANGE if fusing_range is None else fusing_range, o.seed
+            len(paths) + 1, recipe.FUSING_RANGE if fusing_range is None else fusing_range, o.seed
         )
         featurizer = weights.tensors(self.featurizer)
         floats = [name for name, tensor in featurizer.items() if tensor.is_floating_point()]
         total = {name: kappas[0] * featurizer[name].double() for name in floats}
-        for kappa, folder in zip(kappas[1:], folders):
-            load_ingredient(initial, folder)
+        for kappa, path in zip(kappas[1:], paths):
+            load_ingredient(initial, path)
             initial.provenance["initial"][-1]["coefficient"] = kappa
             for name in floats:
                 total[name] += kappa * featurizer[name].double()
@@ -213,18 +232,23 @@ def coefficients(n: int, fusing_range: float, seed: int) -> list[float]:
     return (kappas / kappas.sum()).tolist()
 
 
-def load_ingredient(initial: InitialWeights, folder: RunFolder) -> None:
-    """Load the featurizer that an auxiliary run ended with.
+def load_ingredient(initial: InitialWeights, path: Path) -> None:
+    """Load a featurizer that was fine-tuned on auxiliary data.
 
     Raises `InputError` when it saw the target or descends from another foundation.
     """
-    target, foundation = initial.run.options.dataset, initial.provenance["foundation"]
-    path = needed_weights(folder, LAST)
+    options, foundation = initial.run.options, initial.provenance["foundation"]
     theirs = initial.load_featurizer(path, "auxiliary")
-    if target in theirs.get("datasets_seen", [target]):
+    seen = theirs.get("datasets_seen")
+    if seen is None and not options.further.get("allow_unknown_provenance"):
         raise InputError(
-            f"{path} has seen {theirs.get('datasets_seen', 'unknown datasets')}, among "
-            f"them the target {target}; expected weights that never saw it"
+            f"{path} does not say which datasets it has seen; expected weights that never saw "
+            f"{options.dataset} (--allow_unknown_provenance uses those of a pool all the same)"
+        )
+    if any(pool.is_same_dataset(options.dataset, name) for name in seen or ()):
+        raise InputError(
+            f"{path} has seen {seen}, among them the target {options.dataset}; expected weights "
+            "that never saw it"
         )
     if theirs["foundation"]["sha256"] != foundation["sha256"]:
         raise InputError(

@@ -12,21 +12,31 @@
 
 Run k of InterTraining starts from ingredient k mod (number of auxiliary datasets + 1), of which 0
 is the foundation itself, and within auxiliary dataset i from its run k mod (its number of runs).
+Where --aux_dir is a pool, its ingredients take the place of auxiliary runs, and nobody trains them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
 
 from domainbed import algorithms, datasets
-from domainbed.engine.options import OPTIONS, Option
+from domainbed.engine.options import OPTIONS, Option, Target
 from domainbed.hparams_registry import HParam, choice
 from domainbed.jobs import Job, Need
 from domainbed.registry import InputError
+from ratatouille_algorithms import pool
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 AUX_HPARAMS = 4
 """Auxiliary runs of each auxiliary dataset, as in the paper."""
+
+POOLED = ("ingredients", "allow_unknown_provenance")
 
 FUSING_RANGE = 4.0
 """How unlike the coefficients of an interpolation are, as in the paper."""
@@ -105,17 +115,24 @@ def fine_tuning_needs(job: Job) -> list[Need]:
 def inter_training_needs(job: Job) -> list[Need]:
     """A probe, and the auxiliary run that is this run's turn."""
     needs = fine_tuning_needs(job)
-    if not needs:
-        return []
+    if not needs or job.train_args.get("ingredients"):
+        return needs
     runs = auxiliary_runs(job)
-    ingredient = job.train_args["hparams_seed"] % (len(runs) + 1)
-    return [*needs, Need("auxiliary", runs[ingredient - 1])] if ingredient else needs
+    return [*needs, *(Need("auxiliary", run) for run in turn(runs, job.train_args))]
+
+
+def turn(ingredients: Sequence[T], args: Mapping[str, Any]) -> Sequence[T]:
+    """The ingredient that a run of InterTraining starts from; none for the foundation."""
+    k = args["hparams_seed"] % (len(ingredients) + 1)
+    return ingredients[k - 1 : k] if k else ()
 
 
 def fusing_needs(job: Job) -> list[Need]:
     """A probe, and an auxiliary run of each dataset."""
     needs = fine_tuning_needs(job)
-    return [*needs, *(Need("auxiliary", run) for run in auxiliary_runs(job))] if needs else []
+    if not needs or job.train_args.get("ingredients"):
+        return needs
+    return [*needs, *(Need("auxiliary", run) for run in auxiliary_runs(job))]
 
 
 def auxiliary_runs(job: Job) -> list[Job]:
@@ -169,49 +186,94 @@ def wise_needs(job: Job) -> list[Need]:
     return [Need("probe", probe(member.job)), member]
 
 
-def plan_aux_datasets(
-    given: list[str] | None, dataset: str, sweep: list[str], data_dir: str | None
-) -> list[str]:
+def plan_aux_datasets(given: list[str] | None, target: Target) -> list[str] | None:
     """The auxiliary datasets of a target: those given, or all others of its kind that are there.
 
-    The target itself is never one of them. Raises `InputError` when none is left.
+    The target itself is never one of them; a pool needs none. Raises `InputError` when none is
+    left.
     """
+    data_dir = target.args.get("data_dir")
+    if pool.is_pool(target.args.get("aux_dir")):
+        return _not_of_a_pool("aux_datasets", given)
     if given is None:
-        kind = datasets.find(dataset, data_dir).KIND
-        own = [name for name in sweep if datasets.find(name, data_dir).KIND == kind]
+        kind = datasets.find(target.dataset, data_dir).KIND
+        own = [name for name in target.datasets if datasets.find(name, data_dir).KIND == kind]
         given = [*datasets.available(kind, data_dir), *own]
     else:
         for name in given:
             datasets.check(name, data_dir)
-    left = [name for name in dict.fromkeys(given) if name != dataset]
+    left = [name for name in dict.fromkeys(given) if name != target.dataset]
     if not left:
         raise InputError(
-            f"There is no auxiliary dataset for {dataset}: none of its kind is in "
+            f"There is no auxiliary dataset for {target.dataset}: none of its kind is in "
             f"{data_dir!r}; give --aux_datasets with at least one other dataset"
         )
     return left
 
 
-def plan_aux_hparams(given: int | None, *_: object) -> int:
+def plan_aux_hparams(given: int | None, target: Target) -> int | None:
     """The number of auxiliary runs of each auxiliary dataset."""
+    if pool.is_pool(target.args.get("aux_dir")):
+        return _not_of_a_pool("aux_hparams", given)
     if given is not None and given < 1:
         raise InputError(f"--aux_hparams was given {given}; expected at least 1")
     return AUX_HPARAMS if given is None else given
 
 
-def plan_steps_lp(given: int | None, *_: object) -> int | None:
+def _not_of_a_pool(option: str, given: Any) -> None:
+    if given is not None:
+        raise InputError(
+            f"--{option} was given {given}, but --aux_dir is a pool, whose ingredients are "
+            "trained already; choose among them with --ingredients, or leave it out"
+        )
+
+
+def plan_ingredients(given: list[str] | None, target: Target) -> list[str] | None:
+    """The ingredients of a pool that runs on a target start from, pinned by content.
+
+    They are those given, or all, but for those that saw the target. None without a pool.
+    """
+    aux_dir = target.args.get("aux_dir")
+    if not pool.is_pool(aux_dir):
+        if given is not None:
+            raise InputError(
+                f"--ingredients was given {' '.join(given)}, but --aux_dir is {aux_dir!r}; "
+                "expected the folder of a pool"
+            )
+        return None
+    allow_unknown = bool(target.args.get("allow_unknown_provenance"))
+    every = pool.get(aux_dir, [name.partition("@")[0] for name in given or ()])
+    left = pool.usable(every, target.dataset, None, allow_unknown)
+    for one in every:
+        if one not in left:
+            reason = pool.why_not(one, target.dataset, None, allow_unknown)
+            _say_once(f"{one.folder} is left out of runs on {target.dataset}: {reason}")
+    return [one.label for one in left]
+
+
+@cache
+def _say_once(text: str) -> None:
+    logger.warning(text)
+
+
+def plan_flag(given: bool | None, _: Target) -> bool | None:
+    """True, or nothing at all."""
+    return given or None
+
+
+def plan_steps_lp(given: int | None, _: Target) -> int | None:
     """The number of updates of a linear probe."""
     if given is not None and given < 1:
         raise InputError(f"--steps_lp was given {given}; expected at least 1")
     return given
 
 
-def plan_fusing_range(given: float | None, *_: object) -> float:
+def plan_fusing_range(given: float | None, _: Target) -> float:
     """How unlike the coefficients of Fusing are."""
     return FUSING_RANGE if given is None else given
 
 
-def plan_wise_alpha(given: float | None, *_: object) -> float | None:
+def plan_wise_alpha(given: float | None, _: Target) -> float | None:
     """The share of the fine-tuned weights in WiSE."""
     if given is not None and not 0 <= given <= 1:
         raise InputError(f"--wise_alpha was given {given}; expected 0 <= x <= 1")
@@ -222,7 +284,7 @@ def register() -> None:
     """Add the plug-in's options and algorithms to domainbed's registries."""
     _register_options()
     trained = ("output_dir_lp", "steps_lp", "probe_per_trial")
-    recycled = (*trained, "aux_datasets", "aux_hparams", "aux_dir")
+    recycled = (*trained, "aux_datasets", "aux_hparams", "aux_dir", *POOLED)
     of_all = ("n_hparams", "n_hparams_from")
     _add("FineTuning", "FineTuning", followed_space, trained, fine_tuning_needs)
     _add("InterTraining", "InterTraining", inter_training_space, recycled, inter_training_needs)
@@ -276,7 +338,21 @@ def _register_options() -> None:
         type=int,
         metavar="N",
     )
-    _option("aux_dir", "where auxiliary runs are; share it between sweeps", metavar="DIR")
+    _option("aux_dir", "where auxiliary runs are, shared between sweeps; or a pool", metavar="DIR")
+    _option(
+        "ingredients",
+        "of the pool that is --aux_dir: those to use (default: all that never saw the target)",
+        plan_ingredients,
+        nargs="+",
+        metavar="NAME",
+    )
+    _option(
+        "allow_unknown_provenance",
+        "use ingredients of a pool whose card does not say what they have seen",
+        plan_flag,
+        action="store_true",
+        default=None,
+    )
     _option("output_dir_lp", "where linear probes are", metavar="DIR")
     _option(
         "steps_lp",
@@ -288,7 +364,7 @@ def _register_options() -> None:
     _option(
         "probe_per_trial",
         "probe on each trial's own split instead of trial 0's for all",
-        lambda given, *_: given or None,
+        plan_flag,
         action="store_true",
         default=None,
     )

@@ -13,15 +13,24 @@ from domainbed.registry import Registry
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a sweep plans options for: a dataset, all of its datasets, and its other arguments."""
+
+    dataset: str
+    datasets: list[str]
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Option:
     """An argument that a plug-in adds to train and sweep, for the algorithms that take it.
 
     parser: keywords of `argparse.ArgumentParser.add_argument`. plan: the value for runs on one
-    dataset, from what a sweep was given (or None), that dataset, all of the sweep, and data_dir.
+    dataset, from what a sweep was given (or None) and the `Target`.
     """
 
     parser: Mapping[str, Any]
-    plan: Callable[[Any, str, list[str], str | None], Any] = lambda given, *_: given
+    plan: Callable[[Any, Target], Any] = lambda given, _: given
 
 
 OPTIONS: Registry[Option] = Registry("option", home="domainbed.engine.options")

@@ -3,15 +3,15 @@
 What planning needs is here and imports no torch; `sources` adds, `verify` measures, `hub` shares.
 """
 
-from ratatouille_algorithms.pool.cards import CARD, FILES, Card
+from ratatouille_algorithms.pool.cards import CARD, FILES, Card, is_same_dataset
 from ratatouille_algorithms.pool.lock import LOCK
 from ratatouille_algorithms.pool.pool import (
     Ingredient,
-    Recycled,
     entries,
     get,
     is_pool,
     open_one,
+    pinned,
     read,
     usable,
     why_not,
@@ -23,11 +23,12 @@ __all__ = [
     "LOCK",
     "Card",
     "Ingredient",
-    "Recycled",
     "entries",
     "get",
     "is_pool",
+    "is_same_dataset",
     "open_one",
+    "pinned",
     "read",
     "usable",
     "why_not",

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainbed.jobs import Job, Need
 from domainbed.registry import InputError, nearest
-from domainbed.runs import LAST, RunFolder
+from domainbed.runs import LAST
 from ratatouille_algorithms.pool import cards, lock
 from ratatouille_algorithms.pool.cards import CARD, FILES, Card
 from ratatouille_algorithms.pool.lock import LOCK
@@ -211,34 +210,16 @@ def usable(
     return left
 
 
-class IngredientFolder(RunFolder):
-    """An ingredient in the place of a run's folder: there is nothing left to run."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether both files are there."""
-        return all((self.path / name).is_file() for name in FILES)
-
-
-class Recycled(Job):
-    """An ingredient in the place of an auxiliary run, whoever trained it."""
-
-    def __init__(self, ingredient: Ingredient) -> None:
-        super().__init__({"ingredient": ingredient.label}, str(ingredient.folder.parent))
-        self.output_dir = str(ingredient.folder)
-
-    @property
-    def folder(self) -> RunFolder:
-        """Where the weights are."""
-        return IngredientFolder(self.output_dir)
-
-    @property
-    def needs(self) -> list[Need]:  # type: ignore[override]
-        """Nothing."""
-        return []
-
-    def __str__(self) -> str:
-        return f"{self.state}: {self.output_dir}"
+def pinned(pool: str | Path, labels: Sequence[str]) -> list[Ingredient]:
+    """The ingredients of these labels; raises `InputError` where one is another by now."""
+    found = [get(pool, [label.partition("@")[0]])[0] for label in labels]
+    for one, label in zip(found, labels):
+        if one.label != label:
+            raise InputError(
+                f"{one.folder} is {one.label}, but this job is of {label}; put that one back, or "
+                "launch the sweep again to use the new one"
+            )
+    return found
 
 
 @contextmanager

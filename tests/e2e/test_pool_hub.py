@@ -257,9 +257,9 @@ def test_a_pulled_ingredient_is_what_a_run_starts_from(pushed, tmp_path):
         initial = InitialWeights(run, run.build())
         if not may:
             with pytest.raises(InputError, match="among them the target InkDigits"):
-                load_ingredient(initial, pools.Recycled(one).folder)
+                load_ingredient(initial, one.weights)
             continue
-        load_ingredient(initial, pools.Recycled(one).folder)
+        load_ingredient(initial, one.weights)
         assert initial.provenance["datasets_seen"] == ["InkDigits"]
         loaded = weights.tensors(initial.algorithm.featurizer)
         for name, tensor in weights.read(one.weights)[0].items():

@@ -18,7 +18,7 @@ from domainbed import networks
 from domainbed.lib import weights
 from domainbed.networks import foundations
 from domainbed.registry import InputError
-from domainbed.runs import BEST, DONE, LAST, RunFolder
+from domainbed.runs import LAST, RunFolder
 from domainbed.scripts import train
 from ratatouille_algorithms import pool as pools
 from ratatouille_algorithms.pool import CARD, LOCK, cards, lock, network, verify
@@ -544,21 +544,18 @@ def test_what_is_a_pool(mine, auxiliary, tmp_path):
     assert not list(pools.entries(auxiliary.parent))
 
 
-def test_an_ingredient_stands_for_a_job_that_is_done(mine):
+def test_a_label_names_one_content(mine):
     one = pools.get(mine, ["ink"])[0]
-    job = pools.Recycled(one)
-    assert job.needs == [] and job.state == DONE and job.folder.is_done
-    assert (job.folder / LAST) == one.weights and not (job.folder / BEST).exists()
-    assert str(one.folder) in str(job)
     assert one.label == f"ink@{one.card.sha256[:12]}"
-    (mine / "ink" / CARD).unlink()
-    assert not job.folder.is_done
+    assert pools.pinned(mine, [one.label]) == [one] and pools.pinned(mine, []) == []
+    with pytest.raises(InputError, match="but this job is of ink@000000000000"):
+        pools.pinned(mine, ["ink@000000000000"])
 
 
 def test_planning_with_a_pool_imports_no_torch(mine):
     code = (
         "import sys; from ratatouille_algorithms import pool as p;"
-        f"[p.Recycled(i).state for i in p.usable(p.read({str(mine)!r}), 'RotatedDigits')];"
+        f"[i.label for i in p.usable(p.read({str(mine)!r}), 'RotatedDigits')];"
         "assert 'torch' not in sys.modules and 'huggingface_hub' not in sys.modules;"
         "from ratatouille_algorithms.scripts.pool import main;"
         f"assert main(['list', '--pool', {str(mine)!r}]) == 0 and 'torch' not in sys.modules"
