@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -46,7 +47,7 @@ def measure(job: Job) -> Cost:
     )
 
 
-def _seconds_of_updates(run: Run, algorithm: torch.nn.Module) -> list[float]:
+def _seconds_of_updates(run: Run, algorithm: Any) -> list[float]:
     """Seconds of each of the first updates, its batches included."""
     n, seconds, started = len(run.train_envs), [], time.perf_counter()
     for minibatches in run.stream().steps(0, 1 + N_UPDATES, 0):

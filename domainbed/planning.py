@@ -68,7 +68,9 @@ def table(graph: Sequence[Job], root: str) -> list[str]:
     groups: dict[Kind, list[Job]] = defaultdict(list)
     for job in graph:
         groups[kind_of(job, root)].append(job)
-    rows = [("algorithm", "dataset", "folder", "jobs", "done", "to do", "waves", "")]
+    rows: list[tuple[str, ...]] = [
+        ("algorithm", "dataset", "folder", "jobs", "done", "to do", "waves", "")
+    ]
     for kind, jobs in groups.items():
         left = [numbers[job.output_dir] for job in jobs if job.output_dir in numbers]
         span = f"{min(left)}-{max(left)}" if len(set(left)) > 1 else str(left[0]) if left else ""

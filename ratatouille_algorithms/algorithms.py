@@ -24,6 +24,7 @@ from domainbed.networks import foundations
 from domainbed.registry import InputError
 from domainbed.runs import BEST, LAST
 from ratatouille_algorithms import pool, recipe
+from ratatouille_algorithms.options import FUSING_RANGE
 from ratatouille_algorithms.trajectory import Trajectory
 
 MOVING_AVERAGE, SWAD = "model_moving_average.safetensors", "model_swad.safetensors"
@@ -117,7 +118,7 @@ class FineTuning(ERM):
         """Restore what `get_extra_state` returned."""
         state = dict(state)
         if "trajectory" in state:
-            self.follow()
+            self.trajectory = Trajectory(self.hparams)
             self.trajectory.restore(state.pop("trajectory"))
         super().set_extra_state(state)
 
@@ -211,7 +212,7 @@ class Fusing(InterTraining):
         o = initial.run.options
         fusing_range = o.further["fusing_range"]
         kappas = coefficients(
-            len(paths) + 1, recipe.FUSING_RANGE if fusing_range is None else fusing_range, o.seed
+            len(paths) + 1, FUSING_RANGE if fusing_range is None else fusing_range, o.seed
         )
         featurizer = weights.tensors(self.featurizer)
         floats = [name for name, tensor in featurizer.items() if tensor.is_floating_point()]

@@ -129,7 +129,8 @@ def wise(run: Run) -> None:
     paths = [needed_weights(folder, BEST) for folder in folders]
     headers, algorithm = weights.check_layouts(paths), run.build()
     given = run.options.further.get("wise_alpha")
-    into, best, chosen = weights.places(algorithm, paths[0]), -1.0, given
+    into, best = weights.places(algorithm, paths[0]), -1.0
+    chosen = ALPHAS[0] if given is None else given
 
     def interpolate(alpha: float) -> None:
         weights.combine(paths, [1 - alpha, alpha], into)
@@ -154,7 +155,8 @@ class Ensemble(torch.nn.Module):
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Log-probabilities (batch, num_classes)."""
-        return torch.stack([m.predict(x).softmax(1) for m in self.members]).mean(0).log()
+        predicted: list[Any] = [m.predict(x) for m in self.members]  # type: ignore[operator]
+        return torch.stack([logits.softmax(1) for logits in predicted]).mean(0).log()
 
 
 def ensemble(run: Run) -> None:
