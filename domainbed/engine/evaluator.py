@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from domainbed.engine import rng
 from domainbed.engine.loading import Sequential, is_in_memory
 
-BATCH_IN_MEMORY, BATCH_OF_FILES = 256, 64
+BATCH_IN_MEMORY, BATCH_OF_FILES = 128, 64
 
 
 def acc_key(env: int, split: str) -> str:

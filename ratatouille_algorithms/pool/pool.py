@@ -9,7 +9,6 @@ Nothing here imports torch. Links are refused: what a pool holds is inside of it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domainbed.lib.files import sha256_of
 from domainbed.registry import InputError, nearest
 from domainbed.runs import LAST
 from ratatouille_algorithms.pool import cards, lock
 from ratatouille_algorithms.pool.cards import CARD, FILES, Card
 from ratatouille_algorithms.pool.lock import LOCK
 
-_MAX_HEADER, _CHUNK = 2**24, 2**20
+_MAX_HEADER = 2**24
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,6 @@ class Ingredient:
                 f"{self.weights} has sha256 {found}, its card says {self.card.sha256}; "
                 "do not use it, or get it anew"
             )
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def is_pool(folder: str | Path | None) -> bool:
