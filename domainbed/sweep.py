@@ -6,14 +6,14 @@ import argparse
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from domainbed import algorithms, datasets, hparams_registry, jobs, protocols, runs
+from domainbed import algorithms, datasets, hparams_registry, jobs, planning, protocols, runs
 from domainbed.engine.options import OPTIONS
 from domainbed.jobs import Job
 from domainbed.model_selection import SELECTIONS
@@ -46,6 +46,8 @@ def read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
 def _checked(path: str, action: argparse.Action, value: Any) -> Any:
     if action.dest == "hparams" and isinstance(value, dict):
         return hparams_registry.json.dumps(value)
+    if action.dest == "launcher_options" and isinstance(value, dict):
+        return [f"{name}={text}" for name, text in value.items()]
     expected = action.type or (bool if action.nargs == 0 else str)
     items = value if isinstance(value, list) else [value]
     if isinstance(value, list) != (action.nargs == "+") or any(
@@ -146,6 +148,33 @@ def _check_hparams(args: argparse.Namespace) -> None:
         for algorithm in args.algorithms:
             known.update(hparams_registry.space(algorithm, dataset))
     hparams_registry.check_overrides(overrides, known.values())
+
+
+def check_launcher_options(launcher: Callable[..., Any], options: Mapping[str, str]) -> None:
+    """Raise `InputError` for options that a launcher does not take."""
+    if hasattr(launcher, "check_options"):
+        launcher.check_options(options)
+    elif options:
+        raise InputError(
+            f"--launcher_options was given {', '.join(options)}, but this --command_launcher takes "
+            "none; leave them out, or name one that does, such as slurm"
+        )
+
+
+def launch_at_once(
+    graph: list[Job], launcher: Callable[..., Any], options: Mapping[str, str], root: str
+) -> int:
+    """Hand all jobs of a graph that are not done to a launcher that takes waves; an exit code."""
+    waves: dict[int, list[Job]] = {}
+    numbers = planning.waves(graph)
+    for job in graph:
+        if job.output_dir in numbers:
+            waves.setdefault(numbers[job.output_dir], []).append(job)
+    in_order = [waves[number] for number in sorted(waves)]
+    if not launcher.launch_graph(in_order, options, root):  # type: ignore[attr-defined]
+        print("The jobs were handed on; `sweep status` with the same arguments tells how it goes.")
+        return 0
+    return report(graph, {job.output_dir for job in graph if job.folder.is_done})
 
 
 def launch(asked: list[Job], graph: list[Job], launcher: Callable[[list[str]], Any]) -> int:

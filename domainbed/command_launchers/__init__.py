@@ -1,7 +1,9 @@
 """Launchers: each takes shell commands that may run at once, and returns when they ended.
 
 What became of a job is read from its run folder, never from the launcher. One that runs nothing
-has the attribute `only_prints`, and its jobs' data need not be there.
+has the attribute `only_prints`, and its jobs' data need not be there. One that takes a whole sweep
+at once has `launch_graph(waves, options, root)`, which tells whether all jobs have ended, and
+`check_options(options)`; see `slurm`.
 """
 
 from __future__ import annotations
@@ -18,3 +20,5 @@ REGISTRY["local"] = "domainbed.command_launchers.local:local_launcher"
 REGISTRY["dummy"] = "domainbed.command_launchers.local:dummy_launcher"
 REGISTRY["multi_gpu"] = "domainbed.command_launchers.multi_gpu:multi_gpu_launcher"
 REGISTRY["workers"] = "domainbed.command_launchers.workers:workers_launcher"
+REGISTRY["slurm"] = "domainbed.command_launchers.slurm:slurm_launcher"
+REGISTRY["ray"] = "domainbed.command_launchers.ray:ray_launcher"

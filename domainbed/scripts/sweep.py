@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from domainbed import algorithms, command_launchers, datasets, planning, sweep
+from domainbed.command_launchers.options import parse_options
 from domainbed.engine.options import add_common_arguments
 from domainbed.jobs import Job, make_args_list
 from domainbed.model_selection import SELECTIONS
@@ -46,6 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output_dir", help="where the run folders are")
     add("--hparams", metavar="JSON", help="values that override defaults and draws")
     add("--command_launcher", default="workers", help=", ".join(command_launchers.REGISTRY))
+    add(
+        "--launcher_options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="such as partition=gpu time=240 of slurm; see docs/clusters.md",
+    )
     add("--single_test_envs", action="store_true", help="no pairs of test domains")
     add(
         "--for_selection",
@@ -91,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_named_plugins(argv)
     args = parse(argv)
     launcher = command_launchers.REGISTRY[args.command_launcher]
+    options = parse_options(args.launcher_options)
+    sweep.check_launcher_options(launcher, options)
     asked, graph = sweep.plan(args)
     if args.command == "plan":
         return show_plan(graph, args)
@@ -109,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from domainbed import preflight  # torch, once there is work to do
 
                 preflight.check(job for job in graph if not job.folder.is_done)
+            if hasattr(launcher, "launch_graph"):
+                return sweep.launch_at_once(graph, launcher, options, args.output_dir)
             return sweep.launch(asked, graph, launcher)
         except KeyboardInterrupt:
             print("Interrupted; launch again to go on.", file=sys.stderr)

@@ -140,7 +140,10 @@ def test_a_dataset_that_no_worker_could_get():
         testing.check_dataset(Local)
 
 
-@pytest.mark.parametrize("name", command_launchers.REGISTRY)
+ON_THIS_MACHINE = [name for name in command_launchers.REGISTRY if name not in ("slurm", "ray")]
+
+
+@pytest.mark.parametrize("name", ON_THIS_MACHINE)
 def test_launchers(name, monkeypatch):
     monkeypatch.setattr(
         multi_gpu, "visible_gpus", lambda: ["0", "1"] if name == "multi_gpu" else []

@@ -56,6 +56,18 @@ def test_one_selection_method_asks_for_its_runs_only(tmp_path, capsys):
     assert "train_autolr" in capsys.readouterr().err
 
 
+def test_options_are_for_launchers_that_take_them(tmp_path, capsys):
+    erm = ("--algorithms", "ERM", "--n_hparams", "1", "--count_only")
+    assert plan(tmp_path, *erm, "--launcher_options", "time=10") == 2
+    assert "takes none" in capsys.readouterr().err
+    slurm = tmp_path / "slurm.toml"
+    slurm.write_text('command_launcher = "slurm"\n[launcher_options]\ntime = 10\n')
+    assert plan(tmp_path / "runs", *erm, "--config", str(slurm)) == 0
+    slurm.write_text('command_launcher = "slurm"\n[launcher_options]\ntimes = 10\n')
+    assert plan(tmp_path / "runs", *erm, "--config", str(slurm)) == 2
+    assert "'time'" in capsys.readouterr().err
+
+
 def test_a_wave_lasts_as_long_as_its_longest_job_at_least():
     def task(name, *needs):
         needs = [SimpleNamespace(job=need) for need in needs]
