@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from domainbed.datasets.folders import entries, subfolders, walk
 from domainbed.datasets.images import ImageDataset, Listing, abridged, has_image, is_image
 from domainbed.registry import InputError
 
@@ -35,7 +36,7 @@ class ImageFolders(ImageDataset):
         folder = cls.find_folder(data_dir)
         domains = match_domains(folder, cls.DOMAINS, cls.ENVIRONMENTS or ())
         classes = common_classes(domains)
-        strays = [e.path for e in _entries(folder) if Path(e.path) not in domains]
+        strays = [e.path for e in entries(folder, folder) if Path(e.path) not in domains]
         samples = [_samples(domain, classes, strays) for domain in domains]
         return Listing(folder, classes, samples, strays)
 
@@ -127,7 +128,7 @@ def from_folder(name: str, data_dir: str | Path) -> type[ImageFolders]:
     Raises `InputError` if none of them holds classes of images.
     """
     folder = Path(data_dir) / name
-    domains = tuple(d.name for d in _subfolders(folder) if classes_of(d))
+    domains = tuple(d.name for d in subfolders(folder, folder) if classes_of(d))
     if not domains:
         raise InputError(
             f"{folder} has no folder of images two levels down; expected <domain>/<class>/<image>"
@@ -142,7 +143,7 @@ def match_domains(folder: Path, expected: Sequence[str], names: Sequence[str]) -
     Case and punctuation do not count. If no folder matches but as many hold images as there are
     environments, these are taken in sorted order, with a warning. Raises `InputError` otherwise.
     """
-    found = _subfolders(folder)
+    found = subfolders(folder, folder)
     by_name = {f.name: f for f in found}
     taken = {by_name[e] for e in expected if e in by_name}
     free = [f for f in found if f not in taken and classes_of(f)]
@@ -185,17 +186,17 @@ def common_classes(domains: Sequence[Path]) -> list[str]:
 
 def classes_of(domain: Path) -> list[str]:
     """The names of the folders with images in a domain, sorted."""
-    return [folder.name for folder in _subfolders(domain) if has_image(folder)]
+    found = subfolders(domain, domain.parent)
+    return [folder.name for folder in found if has_image(folder, domain.parent)]
 
 
 def _samples(domain: Path, classes: list[str], strays: list[str]) -> list[tuple[str, int]]:
     """The (path, label) of all images of a domain; whatever else is there is added to `strays`."""
-    strays += [e.path for e in _entries(domain) if e.name not in classes]
+    strays += [e.path for e in entries(domain, domain.parent) if e.name not in classes]
     samples = []
     for label, name in enumerate(classes):
-        top = os.path.join(domain, name)
-        for folder, _, files in sorted(os.walk(top, followlinks=True)):
-            for file in sorted(files):
+        for folder, files in walk(domain / name, domain.parent):
+            for file in files:
                 path = os.path.join(folder, file)
                 if is_image(os.path.relpath(path, domain)):
                     samples.append((path, label))
@@ -213,12 +214,3 @@ def _starting_with(name: str, folders: Sequence[Path]) -> Path | None:
 def letters(name: str) -> str:
     """A name without case and punctuation."""
     return "".join(c for c in name.lower() if c.isalnum())
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return [Path(e.path) for e in _entries(folder) if e.is_dir() and not e.name.startswith(".")]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from domainbed.datasets.base import MultipleDomainDataset, require_data_dir
+from domainbed.datasets.folders import walk
 from domainbed.registry import InputError
 
 if TYPE_CHECKING:
@@ -236,11 +237,11 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(EXTENSIONS) and not hidden
 
 
-def has_image(folder: Path) -> bool:
-    """Whether an image is somewhere below a folder."""
-    return any(
+def has_image(folder: Path, home: Path) -> bool:
+    """Whether an image is somewhere below a folder, which is in `home`."""
+    return folder.is_dir() and any(
         is_image(os.path.relpath(os.path.join(parent, file), folder))
-        for parent, _, files in os.walk(folder, followlinks=True)
+        for parent, files in walk(folder, home)
         for file in files
     )
 

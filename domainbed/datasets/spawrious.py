@@ -93,7 +93,7 @@ class Spawrious(ImageDataset):
             for parts in cls.environment_parts()
             for part in parts
         }
-        missing = sorted(name for name in needed if not has_image(folder / name))
+        missing = sorted(name for name in needed if not has_image(folder / name, folder))
         if missing:
             raise InputError(
                 f"{cls.__name__} finds no images in {len(missing)} of {len(needed)} folders of "

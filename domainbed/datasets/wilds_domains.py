@@ -57,6 +57,8 @@ class WILDSCamelyon(WILDSDataset):
         folder = cls.find_folder(data_dir)
         samples: list[list[tuple[str, int]]] = [[] for _ in cls.ENVIRONMENTS]
         for row in _rows(folder / cls.TABLE, cls.COLUMNS):
+            if any("/" in row[key] or "\\" in row[key] for key in cls.COLUMNS):
+                raise InputError(f"{folder / cls.TABLE} names a folder in {row}; extract it again")
             node = f"patient_{row['patient']}_node_{row['node']}"
             patch = f"patch_{node}_x_{row['x_coord']}_y_{row['y_coord']}.png"
             if row["center"] not in set("01234") or row["tumor"] not in ("0", "1"):

@@ -161,3 +161,22 @@ def test_a_colour_fills_one_channel(mnist):
     for environment in colored:
         filled = (environment.tensors[0].sum((2, 3)) > 0).sum(1)
         assert set(filled.tolist()) == {1}
+
+
+def test_a_link_must_stay_in_its_dataset(tmp_path):
+    home = tmp_path / "data" / "Mine"
+    write_images(home, ["a", "b"], n=2, size=8)
+    datasets.check("Mine", str(tmp_path / "data"))
+    inside = home / "a" / "cat" / "again"
+    inside.symlink_to(home / "a" / "dog")
+    cls = datasets.find("Mine", str(tmp_path / "data"))
+    assert len(cls.listing(str(tmp_path / "data")).samples[0]) == 6
+    inside.unlink()
+    for target, told in ((tmp_path, "outside of"), (home / "a", "that it is in")):
+        inside.symlink_to(target)
+        with pytest.raises(InputError, match=told) as error:
+            datasets.check("Mine", str(tmp_path / "data"))
+        assert str(inside) in str(error.value)
+        inside.unlink()
+    (tmp_path / "linked").symlink_to(tmp_path / "data")
+    datasets.check("Mine", str(tmp_path / "linked"))

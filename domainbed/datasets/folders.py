@@ -1,0 +1,49 @@
+"""Folders of files from elsewhere: listed in order, no link leads out of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from domainbed.registry import InputError
+
+
+def entries(folder: str | Path, home: str | Path) -> list[os.DirEntry]:
+    """What is in a folder, sorted by name.
+
+    Raises `InputError` for a link that leads out of `home`, or to a folder that it is in.
+    """
+    with os.scandir(folder) as found:
+        every = sorted(found, key=lambda entry: entry.name)
+    for entry in every:
+        if entry.is_symlink():
+            _check_link(entry.path, home)
+    return every
+
+
+def subfolders(folder: str | Path, home: str | Path) -> list[Path]:
+    """The folders in a folder that are not hidden, sorted by name."""
+    found = entries(folder, home)
+    return [Path(e.path) for e in found if e.is_dir() and not e.name.startswith(".")]
+
+
+def walk(top: str | Path, home: str | Path) -> list[tuple[str, list[str]]]:
+    """Every folder below `top`, itself included, with the names of its files, sorted."""
+    found, ahead = [], [str(top)]
+    while ahead:
+        folder = ahead.pop()
+        inside = entries(folder, home)
+        ahead += [entry.path for entry in inside if entry.is_dir()]
+        found.append((folder, [entry.name for entry in inside if not entry.is_dir()]))
+    return sorted(found)
+
+
+def _check_link(path: str, home: str | Path) -> None:
+    real, inside = os.path.realpath(path), os.path.realpath(home)
+    if not real.startswith(inside + os.sep):
+        raise InputError(
+            f"{path} is a link to {real}, outside of {home}; copy what it leads to, or link the "
+            "whole folder of the dataset"
+        )
+    if os.path.realpath(os.path.dirname(path)).startswith(real):
+        raise InputError(f"{path} is a link to a folder that it is in; remove it")

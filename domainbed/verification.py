@@ -1,0 +1,115 @@
+"""Checks that what lies in a sweep's folder is what its runs wrote."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from domainbed.engine.options import Options
+from domainbed.jobs import Job
+from domainbed.lib import reporting, weights
+from domainbed.lib.files import sha256_of
+from domainbed.registry import InputError
+from domainbed.runs import RunFolder
+
+DAMAGED = "damaged"
+"""Where damaged run folders are set aside, beside the others."""
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def run_folders(root: str | Path) -> Iterator[RunFolder]:
+    """Every run folder under `root`, probes' and auxiliary runs' included, by name.
+
+    Raises `InputError` where `root` is no folder. Links are not followed.
+    """
+    if not Path(root).is_dir():
+        raise InputError(f"--output_dir was given {str(root)!r}, which is not a folder of runs")
+    for path, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if name != DAMAGED)
+        if "results.jsonl" in files or "run.json" in files:
+            names.clear()
+            yield RunFolder(path)
+
+
+def problems(folder: RunFolder) -> list[str]:
+    """What is wrong with a run folder, a line each; an unfinished one may lack anything."""
+    try:
+        description = folder.description()
+    except (InputError, OSError, RecursionError) as error:
+        return [str(error)]
+    if not isinstance(description, dict):
+        return [f"{folder / 'run.json'} is no JSON object"]
+    found = list(_of_name(folder, description.get("args")))
+    if folder.is_done:
+        found += _of_records(folder)
+        for name, sha256 in sorted(dict(description.get("files", {})).items()):
+            found += _of_weights(folder / Path(name).name, sha256)
+    return found
+
+
+def _of_records(folder: RunFolder) -> Iterator[str]:
+    file = folder / "results.jsonl"
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        yield f"{file} cannot be read: {error.strerror}"
+        return
+    if not lines:
+        yield f"{file} holds no record, though the run is done"
+    last = (False, -1)  # train_autolr trains twice: the records of the second time count anew
+    for number, line in enumerate(lines, 1):
+        record = reporting.parse_record(line)
+        if record is None:
+            yield f"{file}: line {number} is no whole record"
+            continue
+        place = reporting.is_full_data(record), record["step"]
+        if place <= last:
+            yield f"{file}: line {number} is of step {place[1]}, after step {last[1]}"
+        last = place
+
+
+def _of_name(folder: RunFolder, args: Any) -> Iterator[str]:
+    """A folder that is named by a job's arguments must hold that job's run."""
+    if args is None or not _JOB_ID.fullmatch(folder.path.name):
+        return
+    try:
+        job = Job(Options.of_args(args).identity(), str(folder.path.parent))
+    except (KeyError, TypeError, ValueError) as error:
+        yield f"{folder / 'run.json'} has damaged args: {error!r}"
+        return
+    if job.id != folder.path.name:
+        yield f"{folder.path} holds a run whose args belong in folder {job.id}"
+
+
+def _of_weights(path: Path, sha256: Any) -> Iterator[str]:
+    """The file must be there, be the one that was written, and hold finite numbers."""
+    if path.is_symlink():
+        yield f"{path} is a link"
+        return
+    try:
+        with weights.opened(path) as file:
+            for name in file.keys():
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    yield f"{path} holds a number that is not finite, in {name!r}"
+        if sha256_of(path) != sha256:
+            yield f"{path} is not the file that the run wrote (sha256 differs)"
+    except (InputError, weights.SafetensorError, OSError) as error:
+        yield str(error)
+
+
+def set_aside(folder: RunFolder, root: str | Path) -> Path:
+    """Move a run folder to `<root>/damaged/`, where no command looks; return the new place."""
+    place = Path(root) / DAMAGED / folder.path.relative_to(root)
+    n = 0
+    while (new := place.with_name(f"{place.name}.{n}" if n else place.name)).exists():
+        n += 1
+    new.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(folder.path, new)
+    return new
