@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from domainbed.lib.files import sha256_of
 from domainbed.registry import InputError
 
 NOT_LAUNCHED = "Not launched"
@@ -147,5 +148,7 @@ class RunFolder:
             return ""
 
     def finish(self) -> None:
-        """Mark the run as done."""
+        """Mark the run as done; run.json tells the sha256 of its weights from then on."""
+        files = {path.name: sha256_of(path) for path in sorted(self.path.glob("*.safetensors"))}
+        self.describe({**self.description(), "files": files})
         write_atomic(self.path / "done", "done")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,6 +77,21 @@ def tiny_datasets():
         patch.syspath_prepend(str(Path(__file__).parent))
         for name in ("TinyStripes", "TinyColumns"):
             patch.setitem(datasets.REGISTRY._items, name, f"tiny:{name}")
+        yield
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    """A launcher of this name does the commands in this process."""
+    from domainbed.command_launchers import REGISTRY
+    from domainbed.scripts import train
+
+    def launcher(commands):
+        for command in commands:
+            train.main(shlex.split(command)[3:])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGISTRY._items, "in_process", launcher)
         yield
 
 

@@ -18,6 +18,9 @@ from domainbed.scripts import load_named_plugins, one_line
 __all__ = ["Job", "build_parser", "main", "make_args_list"]
 
 
+COMMANDS = ("plan", "launch", "status", "verify", "delete_incomplete")
+
+
 def _there(names: list[str], registry: Registry) -> list[str]:
     """DomainBed's names, in its order, of what this version has."""
     return [name for name in names if name in registry]
@@ -27,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of DomainBed's sweep, and more."""
     parser = argparse.ArgumentParser(prog="domainbed.scripts.sweep", description=__doc__)
     add = parser.add_argument
-    add("command", choices=("plan", "launch", "status", "delete_incomplete"))
+    add("command", choices=COMMANDS)
     add(
         "--datasets",
         nargs="+",
@@ -62,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="only the runs that one selection method needs; default: those of all",
     )
     add("--skip_confirmation", action="store_true")
+    add("--set_aside", action="store_true", help="of verify: move damaged runs out of the way")
     add("--count_only", action="store_true", help="of plan: measure nothing, estimate nothing")
     add("--config", metavar="FILE.toml", help="arguments by name; those given here win")
     add_common_arguments(parser)
@@ -94,44 +98,74 @@ def show_plan(graph: list[Job], args: argparse.Namespace) -> int:
     return 0
 
 
+def verify(args: argparse.Namespace) -> int:
+    """Check every run folder of the sweep's; 1 if one is damaged, set aside or not."""
+    from domainbed import verification  # torch, to look into weights
+
+    n_runs = n_damaged = 0
+    for folder in verification.run_folders(args.output_dir or ""):
+        found = [] if folder.is_locked() else verification.problems(folder)
+        n_runs, n_damaged = n_runs + 1, n_damaged + bool(found)
+        for problem in found:
+            print(problem, file=sys.stderr)
+        if found and args.set_aside:
+            print(f"{folder.path} is in {verification.set_aside(folder, args.output_dir)} now")
+    print(f"{n_runs} runs: {n_runs - n_damaged} sound, {n_damaged} damaged")
+    if n_damaged and not args.set_aside:
+        print("set them aside with --set_aside, and launch again to have them anew")
+    return 1 if n_damaged else 0
+
+
+def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
+    """Run what is not done; 0 if all is done or handed on."""
+    if all(job.folder.is_done for job in graph):
+        return 0
+    n_more = len(graph) - len(asked)
+    print(f"About to launch {len(asked)} jobs and {n_more} that they need, those done excepted.")
+    if not is_confirmed(args):
+        return 0
+    launcher = command_launchers.REGISTRY[args.command_launcher]
+    try:
+        if not getattr(launcher, "only_prints", False):
+            from domainbed import preflight  # torch, once there is work to do
+
+            preflight.check(job for job in graph if not job.folder.is_done)
+        if hasattr(launcher, "launch_graph"):
+            options = parse_options(args.launcher_options)
+            return sweep.launch_at_once(graph, launcher, options, args.output_dir)
+        return sweep.launch(asked, graph, launcher)
+    except KeyboardInterrupt:
+        print("Interrupted; launch again to go on.", file=sys.stderr)
+        return 130
+
+
+def delete_incomplete(graph: list[Job], args: argparse.Namespace) -> int:
+    """Delete the folders of interrupted runs."""
+    incomplete = [job for job in graph if job.state == INCOMPLETE]
+    print(f"About to delete {len(incomplete)} jobs.")
+    if incomplete and is_confirmed(args):
+        Job.delete(incomplete)
+        print(f"Deleted {len(incomplete)} jobs!")
+    return 0
+
+
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; 0 if all is well, 1 if a job is not done, 2 for a wrong input, 130 if interrupted."""
     load_named_plugins(argv)
     args = parse(argv)
+    if args.command == "verify":
+        return verify(args)
     launcher = command_launchers.REGISTRY[args.command_launcher]
-    options = parse_options(args.launcher_options)
-    sweep.check_launcher_options(launcher, options)
+    sweep.check_launcher_options(launcher, parse_options(args.launcher_options))
     asked, graph = sweep.plan(args)
     if args.command == "plan":
         return show_plan(graph, args)
     print(sweep.status(graph))
     if args.command == "launch":
-        if all(job.folder.is_done for job in graph):
-            return 0
-        n_more = len(graph) - len(asked)
-        print(
-            f"About to launch {len(asked)} jobs and {n_more} that they need, those done excepted."
-        )
-        if not is_confirmed(args):
-            return 0
-        try:
-            if not getattr(launcher, "only_prints", False):
-                from domainbed import preflight  # torch, once there is work to do
-
-                preflight.check(job for job in graph if not job.folder.is_done)
-            if hasattr(launcher, "launch_graph"):
-                return sweep.launch_at_once(graph, launcher, options, args.output_dir)
-            return sweep.launch(asked, graph, launcher)
-        except KeyboardInterrupt:
-            print("Interrupted; launch again to go on.", file=sys.stderr)
-            return 130
+        return launch(asked, graph, args)
     if args.command == "delete_incomplete":
-        incomplete = [job for job in graph if job.state == INCOMPLETE]
-        print(f"About to delete {len(incomplete)} jobs.")
-        if incomplete and is_confirmed(args):
-            Job.delete(incomplete)
-            print(f"Deleted {len(incomplete)} jobs!")
+        return delete_incomplete(graph, args)
     return 0
 
 

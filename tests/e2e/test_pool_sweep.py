@@ -1,30 +1,17 @@
 """A sweep that starts from a pool: no auxiliary run is trained, and leakage is kept out."""
 
 import json
-import shlex
 
 import pytest
 from safetensors.torch import save_file
 
-from domainbed.command_launchers import REGISTRY
 from domainbed.lib import weights
 from domainbed.runs import LAST, RunFolder
 from domainbed.scripts import sweep, train
 from ratatouille_algorithms import pool as pools
 from ratatouille_algorithms.scripts import pool
 
-pytestmark = pytest.mark.usefixtures("tiny_datasets")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_process():
-    def launcher(commands):
-        for command in commands:
-            train.main(shlex.split(command)[3:])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(REGISTRY._items, "in_process", launcher)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_datasets", "in_process")
 
 
 @pytest.fixture(scope="module")

@@ -2,38 +2,23 @@
 
 import copy
 import json
-import shlex
 
 import pytest
 import torch
 
-from domainbed.command_launchers import REGISTRY
 from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.jobs import Job
 from domainbed.lib import weights
 from domainbed.runs import BEST, LAST, RunFolder
-from domainbed.scripts import sweep, train
+from domainbed.scripts import sweep
 from ratatouille_algorithms import algorithms, averages
 from ratatouille_algorithms.trajectory import Trajectory
 
 HPARAMS = {"batch_size": 2, "lr": 1e-3}
 
 
-pytestmark = pytest.mark.usefixtures("tiny_datasets")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_process():
-    """A launcher that starts no processes."""
-
-    def launcher(commands):
-        for command in commands:
-            train.main(shlex.split(command)[3:])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(REGISTRY._items, "in_process", launcher)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_datasets", "in_process")
 
 
 def launch(folder, *names, n_trials=1, more=()):
@@ -49,7 +34,7 @@ def launch(folder, *names, n_trials=1, more=()):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_datasets):
+def runs(tmp_path_factory, tiny_datasets, in_process):
     """A finished FineTuning sweep, and the (iterates, validation losses) of each of its runs."""
     folder, kept = tmp_path_factory.mktemp("runs"), {}
     add, checkpoint = Trajectory.add, Trajectory.checkpoint
