@@ -16,6 +16,7 @@ SLURM = ["submitit>=1.5"]
 RAY = ["ray>=2.9"]
 TEST = [
     "pytest>=8.0",
+    "pytest-xdist>=3.5",
     "hypothesis>=6.80",
     "ruff>=0.6",
     "selenium>=4.11",

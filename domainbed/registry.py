@@ -11,7 +11,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -140,13 +141,19 @@ def resolve(reference: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+@cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """The plug-ins of this environment; finding them reads a file of each package."""
+    return tuple(entry_points(group=PLUGIN_GROUP))
+
+
 def load_plugins() -> None:
     """Import installed plug-ins (entry points) and the modules that $DOMAINBED_PLUGINS names.
 
     An installed plug-in that fails is noted in `FAILED` and skipped; one that the user named
     raises `InputError`.
     """
-    for point in entry_points(group=PLUGIN_GROUP):
+    for point in _installed():
         if point.name not in _loaded:
             _loaded.add(point.name)
             try:
