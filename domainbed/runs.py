@@ -5,6 +5,7 @@
     out.txt, err.txt    what was said
     model.safetensors   the last weights; model_best.safetensors those best by ID validation;
                         model_*.safetensors others that an algorithm or an option asks for
+    state.json          with state-<step>.pt: what an interrupted run goes on from
     failed              why the run ended early, until it is started again
     done                written last, and only by a run that finished
 
@@ -32,6 +33,7 @@ DONE = "Done"
 
 LAST = "model.safetensors"
 BEST = "model_best.safetensors"
+STATE = "state.json"
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -60,6 +62,13 @@ class RunFolder:
     def is_done(self) -> bool:
         """Whether the run finished."""
         return (self.path / "done").exists()
+
+    def ended(self) -> float | None:
+        """When the run got done, in seconds of the epoch; None for one that did not."""
+        try:
+            return (self.path / "done").stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     def state(self) -> str:
         """One of `NOT_LAUNCHED`, `INCOMPLETE`, `RUNNING`, `FAILED`, `DONE`."""
@@ -107,9 +116,17 @@ class RunFolder:
         """Clear what an interrupted run left and say what runs here now."""
         for leftover in ("done", "failed", "results.jsonl", LAST, BEST, "out.txt", "err.txt"):
             (self.path / leftover).unlink(missing_ok=True)
-        for file in [*self.path.glob("model_*.safetensors"), *self.path.glob(".*.tmp")]:
-            file.unlink(missing_ok=True)
+        for pattern in ("model_*.safetensors", "state*", ".*.tmp"):
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
         self.describe(description)
+
+    def go_on(self, n_bytes: int) -> None:
+        """Clear what an interrupted run did after its state, when its records had `n_bytes`."""
+        for leftover in [self.path / "failed", *self.path.glob(".*.tmp")]:
+            leftover.unlink(missing_ok=True)
+        if (self.path / "results.jsonl").exists():
+            os.truncate(self.path / "results.jsonl", n_bytes)
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write run.json."""
@@ -152,3 +169,5 @@ class RunFolder:
         files = {path.name: sha256_of(path) for path in sorted(self.path.glob("*.safetensors"))}
         self.describe({**self.description(), "files": files})
         write_atomic(self.path / "done", "done")
+        for file in self.path.glob("state*"):
+            file.unlink(missing_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -14,7 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from domainbed import algorithms, datasets, hparams_registry, jobs, planning, protocols, runs
-from domainbed.engine.options import OPTIONS
+from domainbed.datasets import image_cache
+from domainbed.engine.options import OPTIONS, PRECISIONS
 from domainbed.jobs import Job
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, UnknownNameError, nearest
@@ -23,6 +26,13 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+RECENT = 50
+"""Jobs by which the pace is told."""
+
+POLL_SECONDS = 1.0
+"""Between two looks at what runs elsewhere."""
 
 
 def read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
@@ -72,7 +82,11 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
     single_test_envs = args.single_test_envs
     if args.for_selection:
         single_test_envs = not SELECTIONS[args.for_selection].needs_pairs
-    further = {key: getattr(args, key) for key in ("checkpoint_freq", "foundation")}
+    as_given = ("checkpoint_freq", "foundation", "image_cache_size")
+    further = {key: getattr(args, key) for key in as_given}
+    further["precision"] = None if args.precision == PRECISIONS[0] else args.precision
+    if args.image_cache:
+        os.environ[image_cache.VARIABLE] = os.path.abspath(args.image_cache)  # for all jobs
     further["protocol"] = protocols.set_name(args.protocol)
     further.update({key: getattr(args, key) for key in OPTIONS}, sweep_seed=args.seed or None)
     further["uda_holdout_fraction"] = args.uda_holdout_fraction or None
@@ -133,7 +147,15 @@ def _check_selection(args: argparse.Namespace) -> None:
 
 
 def _check_counts(args: argparse.Namespace) -> None:
-    least = {"n_hparams": 1, "n_trials": 1, "n_hparams_from": 0, "steps": 1, "checkpoint_freq": 1}
+    least = {
+        "retries": 0,
+        "n_hparams": 1,
+        "n_trials": 1,
+        "n_hparams_from": 0,
+        "steps": 1,
+        "checkpoint_freq": 1,
+        "image_cache_size": 1,
+    }
     for name, lowest in least.items():
         value = getattr(args, name)
         if value is not None and value < lowest:
@@ -177,34 +199,52 @@ def launch_at_once(
     return report(graph, {job.output_dir for job in graph if job.folder.is_done})
 
 
-def launch(asked: list[Job], graph: list[Job], launcher: Callable[[list[str]], Any]) -> int:
+def launch(graph: list[Job], launcher: Callable[[list[str]], Any], retries: int = 0) -> int:
     """Run all jobs of a graph that are not done, in waves; return an exit code.
 
     A wave is every job whose needs are done, those with the longest way ahead first. A job that
-    fails holds back those that need it and no others. 0 means that all is done.
+    fails is tried `retries` times more; it holds back those that need it and no others. One that
+    runs elsewhere is waited for, and taken over if it does not get done there. 0 means that all is
+    done.
     """
-    tried: set[str] = set()
+    tries: Counter[str] = Counter()
     ahead = _jobs_ahead(graph)
-    done = {job.output_dir for job in graph if job.folder.is_done}
     while True:
-        ready = [
-            job
-            for job in graph
-            if job.output_dir not in done | tried
-            and all(need.job.output_dir in done for need in job.needs)
-            and not job.folder.is_locked()
-        ]
+        done = {job.output_dir for job in graph if job.folder.is_done}
+        ready, elsewhere = _ready(graph, done, lambda job: tries[job.output_dir] <= retries)
+        if elsewhere and not ready:
+            _wait_for(elsewhere)
+            continue
         if not ready:
-            break
+            return report(graph, done)
         ready.sort(key=lambda job: -ahead[job.output_dir])
         with _live_line(graph, ready, done):
             Job.launch(ready, launcher)
-        tried |= {job.output_dir for job in ready}
-        done |= {job.output_dir for job in ready if job.folder.is_done}
+        tries.update(job.output_dir for job in ready if not job.folder.is_locked())
         if not any((job.folder / "run.json").exists() for job in ready):
             print(f"{len(ready)} jobs were handed on; launch again when they have run.")
             return 0
-    return report(graph, done)
+
+
+def _ready(
+    graph: list[Job], done: set[str], may_try: Callable[[Job], bool]
+) -> tuple[list[Job], list[Job]]:
+    """Jobs that can start now, and those that run elsewhere."""
+    left = [
+        job
+        for job in graph
+        if job.output_dir not in done and all(need.job.output_dir in done for need in job.needs)
+    ]
+    locked = {job.output_dir for job in left if job.folder.is_locked()}
+    ready = [job for job in left if may_try(job) and job.output_dir not in locked]
+    return ready, [job for job in left if job.output_dir in locked]
+
+
+def _wait_for(elsewhere: list[Job]) -> None:
+    """Wait until one of the jobs that another process runs ends."""
+    print(f"{len(elsewhere)} jobs run elsewhere; waiting for them", flush=True)
+    while all(job.folder.is_locked() for job in elsewhere):
+        time.sleep(POLL_SECONDS)
 
 
 def _jobs_ahead(graph: list[Job]) -> dict[str, int]:
@@ -274,10 +314,21 @@ def failures(failed: list[Job]) -> list[str]:
 
 
 def status(graph: list[Job]) -> str:
-    """How many jobs are in which state, and why those failed that did."""
+    """How many jobs are in which state, how fast it goes, and why those failed that did."""
     states = [job.state for job in graph]
     counts = Counter(states)
     order = (runs.DONE, runs.RUNNING, runs.INCOMPLETE, runs.FAILED, runs.NOT_LAUNCHED)
     summary = f"{len(graph)} jobs: " + ", ".join(f"{counts[s]} {s.lower()}" for s in order)
+    lines = [summary, *pace(graph, counts)]
     failed = [job for job, state in zip(graph, states) if state == runs.FAILED]
-    return "\n".join([summary, *failures(failed)])
+    return "\n".join([*lines, *failures(failed)])
+
+
+def pace(graph: list[Job], counts: Mapping[str, int]) -> list[str]:
+    """Jobs per hour by the last ones that got done, and how long the others take at that."""
+    ended = sorted(t for t in (job.folder.ended() for job in graph) if t is not None)[-RECENT:]
+    left = len(graph) - counts[runs.DONE]
+    if not counts[runs.RUNNING] or len(ended) < 2 or ended[-1] <= ended[0]:
+        return []
+    rate = (len(ended) - 1) / (ended[-1] - ended[0])
+    return [f"{rate * 3600:.0f} jobs an hour; {planning.readable_time(left / rate)} left at that"]

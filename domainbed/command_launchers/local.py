@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -13,10 +14,23 @@ def arguments(command: str) -> list[str]:
     return [sys.executable, *words[1:]] if words[:1] == ["python"] else words
 
 
+def run(words: list[str], **environment: str) -> int:
+    """Run a command and return its exit code; an interruption ends it, its state saved."""
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, env={**os.environ, **environment} if environment else None
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+
+
 def local_launcher(commands: list[str]) -> None:
     """Run the commands in turn."""
     for command in commands:
-        subprocess.run(arguments(command), stdout=subprocess.DEVNULL, check=False)
+        run(arguments(command))
 
 
 def dummy_launcher(commands: list[str]) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
-from domainbed.command_launchers.local import arguments
+from domainbed.command_launchers.local import arguments, run
 from domainbed.registry import InputError
 
 
@@ -33,15 +32,12 @@ def multi_gpu_launcher(commands: list[str]) -> None:
     for name in names:
         gpus.put(name)
 
-    def run(command: str) -> None:
+    def run_on_a_free_one(command: str) -> None:
         gpu = gpus.get()
         try:
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-            subprocess.run(
-                arguments(command), env=environment, stdout=subprocess.DEVNULL, check=False
-            )
+            run(arguments(command), CUDA_VISIBLE_DEVICES=gpu)
         finally:
             gpus.put(gpu)
 
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(run, commands))
+        list(pool.map(run_on_a_free_one, commands))

@@ -14,13 +14,16 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shlex
-import subprocess
 import threading
+import time
 from multiprocessing.connection import Connection
 from typing import cast
 
-from domainbed.command_launchers.local import arguments
+from domainbed.command_launchers.local import arguments, run
 from domainbed.lib.machine import cores
+
+GRACE_SECONDS = 60.0
+"""How long a worker whose parent died may go on, to save the state of its run."""
 
 _TRAIN = ["python", "-m", "domainbed.scripts.train"]
 _spawn = multiprocessing.get_context("spawn")
@@ -37,7 +40,9 @@ class _Worker:
         theirs.close()
 
     def close(self) -> None:
+        """End the process; a run that is training saves its state first."""
         self.pipe.close()
+        self.process.terminate()
         self.process.join()
 
 
@@ -101,13 +106,13 @@ def _work(pipe: Connection, gpu: str | None, n_threads: int) -> None:
 
     torch.set_num_threads(n_threads)
     sinks.QUIET = True
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             words = shlex.split(pipe.recv())
             if words[:3] == _TRAIN:
                 code = _in_process(train.main, words[3:])
             else:
-                code = subprocess.run(arguments(shlex.join(words)), check=False).returncode
+                code = run(arguments(shlex.join(words)))
             pipe.send(code)
 
 
@@ -121,7 +126,11 @@ def _in_process(main, argv: list[str]) -> int:
 
 
 def _end_with_parent() -> None:
+    from domainbed.engine import checkpoint
+
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        checkpoint.STOP.ask()
+        time.sleep(GRACE_SECONDS)
         os._exit(1)

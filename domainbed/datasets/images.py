@@ -1,19 +1,19 @@
-"""Image files as samples: verified once, decoded on demand, augmented or merely resized."""
+"""Datasets of image files: their samples augmented, or merely resized."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import os
-import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from domainbed.datasets import image_cache
 from domainbed.datasets.base import MultipleDomainDataset, require_data_dir
+from domainbed.datasets.decoding import Files, Resized, Source, Stores, in_memory_if_small
 from domainbed.datasets.folders import walk
 from domainbed.registry import InputError
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-MEMORY_LIMIT = 512 * 2**20
-"""Bytes of decoded images up to which a dataset is kept in memory."""
 
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
@@ -45,8 +43,10 @@ class ImageDataset(MultipleDomainDataset):
     """Environments of image files; a subclass says with `listing` which files.
 
     hparams: image_size (224) is the height and width of the input, data_augmentation (True)
-    applies to environments that are trained on, never to test environments. What is ignored is
-    told in a warning.
+    applies to environments that are trained on, never to test environments. image_cache (or the
+    environment variable DOMAINBED_IMAGE_CACHE) names a folder of decoded images that processes
+    share, image_cache_size the greatest shorter side of an image, larger ones being scaled down.
+    What is ignored is told in a warning.
     """
 
     NEEDS_FILES = True
@@ -68,12 +68,30 @@ class ImageDataset(MultipleDomainDataset):
                 found.folder,
                 abridged([os.path.relpath(s, found.folder) for s in found.strays]),
             )
-        keep = fits_in_memory([path for samples in found.samples for path, _ in samples])
+        files = [
+            Files([path for path, _ in part], hparams.get("image_cache_size"))
+            for part in found.samples
+        ]
+        folder = hparams.get("image_cache") or os.environ.get(image_cache.VARIABLE)
+        if folder:
+            stores = self._cached(Path(folder), found.folder, files, size)
+        else:
+            stores = in_memory_if_small(files, size)
         augment = hparams.get("data_augmentation", True)
         self.datasets = [
-            ImageEnvironment(s, self.classes, size, augment and env not in test_envs, keep)
-            for env, s in enumerate(found.samples)
+            ImageEnvironment(part, self.classes, size, augment and env not in test_envs, *store)
+            for env, (part, store) in enumerate(zip(found.samples, stores))
         ]
+
+    def _cached(self, folder: Path, home: Path, files: list[Files], size: int) -> list[Stores]:
+        """Stores of each environment in files of `folder`, for images in `home`."""
+        names = self.ENVIRONMENTS or [str(env) for env in range(len(files))]
+        where = hashlib.sha256(os.path.realpath(home).encode()).hexdigest()[:8]
+        stores = []
+        for name, part in zip(names, files):
+            label = "".join(c if c.isalnum() else "_" for c in f"{type(self).__name__}_{name}")
+            stores.append(part.cached(folder, f"{label}-{where}", home, size))
+        return stores
 
     @classmethod
     def listing(cls, data_dir: str | Path | None) -> Listing:
@@ -96,7 +114,8 @@ class ImageDataset(MultipleDomainDataset):
 class ImageEnvironment:
     """The images of one domain; item i is x (3, size, size) float32 and its label.
 
-    samples: (path, label) of each. keep: decoded images stay in memory as uint8 (height, width, 3).
+    samples: (path, label) of each. images: where pixels come from, if not from the files; resized
+    opens, when first needed, where resized ones do.
     Augmentation draws from torch's global generator. Raises `InputError` for an image that cannot
     be decoded.
     """
@@ -107,128 +126,38 @@ class ImageEnvironment:
         classes: Sequence[str],
         size: int,
         augment: bool,
-        keep: bool = False,
+        images: Source | None = None,
+        resized: Callable[[], Source] | None = None,
     ) -> None:
         self.samples, self.classes = samples, classes
         self.targets = [label for _, label in samples]
-        self.size = size
-        self.transform = training_transform(size) if augment else evaluation_transform(size)
-        self._decoded: dict[int, np.ndarray] | None = {} if keep else None
+        self.size, self.augment = size, augment
+        self.images = Files([path for path, _ in samples]) if images is None else images
+        self._open_resized = resized or partial(Resized, self.images, size)
+
+    @cached_property
+    def resized(self) -> Source:
+        """Images as evaluation sees them, uint8 (3, size, size)."""
+        return self._open_resized()
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.transform(self._image(index)), self.targets[index]
+        from domainbed.datasets import augmentation
+
+        if self.augment:
+            x = augmentation.augmented(self.images[index], self.size)
+        else:
+            x = augmentation.to_input(self.resized[index])
+        return x, self.targets[index]
 
     def evaluation(self) -> ImageEnvironment:
-        """The same samples, resized only; decoded images are shared."""
+        """The same samples, resized only; their pixels are shared."""
+        _ = self.resized  # opened once, before views and worker processes have copies
         view = copy.copy(self)
-        view.transform = evaluation_transform(self.size)
+        view.augment = False
         return view
-
-    def _image(self, index: int) -> Any:
-        from PIL import Image
-
-        if self._decoded is None:
-            return decode(self.samples[index][0])
-        if index not in self._decoded:
-            self._decoded[index] = np.array(decode(self.samples[index][0]))
-        return Image.fromarray(self._decoded[index])
-
-
-def training_transform(size: int) -> Any:
-    """DomainBed's augmentation of a PIL image, to a normalised tensor (3, size, size)."""
-    from torchvision.transforms import v2
-
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=(0.7, 1.0)),
-            v2.RandomHorizontalFlip(),
-            v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.3),
-            v2.RandomGrayscale(0.1),
-            *_to_tensor(),
-        ]
-    )
-
-
-def evaluation_transform(size: int) -> Any:
-    """A PIL image resized, whatever its proportions, to a normalised tensor (3, size, size)."""
-    from torchvision.transforms import v2
-
-    return v2.Compose([v2.Resize((size, size)), *_to_tensor()])
-
-
-def _to_tensor() -> list[Any]:
-    import torch
-    from torchvision.transforms import v2
-
-    return [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        v2.ToPureTensor(),
-    ]
-
-
-def decode(path: str) -> Any:
-    """Read a file as an RGB PIL image; raises `InputError` that names it."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if "transparency" in image.info:
-                image = image.convert("RGBA")
-            return image.convert("RGB")
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise _damaged(path, error) from error
-
-
-def fits_in_memory(paths: Sequence[str]) -> bool:
-    """Verify image files and say whether, decoded, they need less than MEMORY_LIMIT together.
-
-    Reads headers, the checksums of PNGs and the ends of JPEGs, and decodes a file of any other
-    format or of unknown end. Raises `InputError` with the first damaged file and their number. An
-    image above PIL's limit of pixels, which guards against decompression bombs, is damaged.
-    """
-    from PIL import Image
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        results = list(pool.map(_inspect, paths, chunksize=64))
-    damaged = [(p, r) for p, r in zip(paths, results) if isinstance(r, Exception)]
-    if damaged:
-        raise _damaged(*damaged[0], more=len(damaged) - 1)
-    return sum(r for r in results if not isinstance(r, Exception)) < MEMORY_LIMIT
-
-
-def _inspect(path: str) -> int | Exception:
-    """The bytes that an image needs when decoded, or why it cannot be."""
-    from PIL import Image
-
-    try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            size = image.width * image.height * 3
-            if image.format == "PNG":
-                image.verify()
-            elif image.format not in ("JPEG", "MPO") or not _ends_as_jpeg(file):
-                image.load()
-            return size
-    except Exception as error:
-        return error
-
-
-def _ends_as_jpeg(file: Any) -> bool:
-    file.seek(-2, os.SEEK_END)
-    return file.read(2) == b"\xff\xd9"
-
-
-def _damaged(path: str, error: Exception, more: int = 0) -> InputError:
-    others = f", and so are {more} more files of this dataset" if more else ""
-    return InputError(
-        f"{path} is damaged or no image ({type(error).__name__}: {error}){others}; "
-        "fetch the dataset again, or remove what is damaged if that is what you want to measure"
-    )
 
 
 def is_image(path: str) -> bool:

@@ -9,12 +9,13 @@ import functools
 import logging
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from domainbed.algorithms import get_algorithm_class
-from domainbed.engine import trainer
+from domainbed.engine import checkpoint, trainer
+from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.registry import InputError
 from domainbed.runs import LAST
@@ -64,6 +65,21 @@ class Annealed(trainer.Trainer):
         is_two_phased = isinstance(algorithm, get_algorithm_class("ERMPlusPlus"))
         self.first_step = run.hparams["linear_steps"] if is_two_phased else 0
 
+    def saved(self) -> dict[str, Any]:
+        """Also where the schedule is."""
+        return {
+            **super().saved(),
+            "plateau": vars(self.plateau),
+            "schedule": self.schedule,
+            "n_steps": self.n_steps,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was `saved`."""
+        super().restore(saved)
+        vars(self.plateau).update(saved["plateau"])
+        self.schedule, self.n_steps = saved["schedule"], saved["n_steps"]
+
     def _record(self, step: int, values: dict, accs: dict, losses: dict) -> None:
         factor = 1.0
         if step >= self.first_step:
@@ -79,12 +95,25 @@ class Annealed(trainer.Trainer):
         super()._record(step, {**values, "lr": lr}, accs, losses)
 
 
+class Found(NamedTuple):
+    """How many steps to train, and by which factor to scale the rate from some on."""
+
+    n_steps: int
+    schedule: dict[int, float]
+
+
 class FullData(trainer.Trainer):
     """Trains by a schedule that was found, without validation."""
 
-    def __init__(self, run: Run, algorithm: Any, found: Annealed) -> None:
+    def __init__(self, run: Run, algorithm: Any, found: Found, options: Options) -> None:
         super().__init__(run, algorithm)
+        self.keeper = checkpoint.Keeper(run.folder, options)  # those of the job, not of this half
         self.n_steps, self.schedule = found.n_steps, found.schedule
+
+    def saved(self) -> dict[str, Any]:
+        """Also the schedule, so that it is not looked for again."""
+        found = {"n_steps": self.n_steps, "schedule": self.schedule}
+        return {**super().saved(), "found": found}
 
     def _record(self, step: int, values: dict, accs: dict, losses: dict) -> None:
         factor = self.schedule[step]
@@ -112,9 +141,13 @@ def train(run: Run) -> None:
             f"train_autolr needs samples for validation, but --holdout_fraction "
             f"{o.holdout_fraction} leaves none; give a larger one, such as 0.2"
         )
-    found = trainer.train_with(run, Annealed)
-    logger.info("Training again on all samples, by the schedule that was found.")
     full = Run(replace(o, holdout_fraction=0.0), run.needs)
-    trainer.train_with(full, functools.partial(FullData, found=found))
+    if run.state and "found" in run.state.content:
+        found, full.state = Found(**run.state.content["found"]), run.state
+    else:
+        first = trainer.train_with(run, Annealed)
+        found = Found(first.n_steps, first.schedule)
+    logger.info("Training again on all samples, by the schedule that was found.")
+    trainer.train_with(full, functools.partial(FullData, found=found, options=o))
     run.provenance = full.provenance
     run.folder.describe(run.description())

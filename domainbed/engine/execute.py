@@ -13,7 +13,7 @@ import torch
 from filelock import Timeout
 
 from domainbed import __version__
-from domainbed.engine import sinks
+from domainbed.engine import checkpoint, sinks
 from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.engine.trainer import RunFailed
@@ -22,6 +22,9 @@ from domainbed.registry import InputError, resolve
 from domainbed.runs import RunFolder
 
 logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 2.0
+"""How long to wait for a lock: whoever looks whether a run is locked holds it for an instant."""
 
 
 def execute(options: Options, function: str | None = None) -> None:
@@ -34,7 +37,7 @@ def execute(options: Options, function: str | None = None) -> None:
     folder = RunFolder(options.output_dir)
     folder.create()
     try:
-        with folder.lock().acquire(timeout=0):
+        with folder.lock().acquire(timeout=PROBE_SECONDS):
             if _is_done_already(folder, options):
                 return
             _execute(options, folder, function)
@@ -48,10 +51,15 @@ def execute(options: Options, function: str | None = None) -> None:
 def _execute(options: Options, folder: RunFolder, function: str | None) -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    folder.begin({"args": options.recorded(), "code_version": __version__})
+    state = checkpoint.find(folder, options, "cuda" if torch.cuda.is_available() else "cpu")
+    if state is None:
+        folder.begin({"args": options.recorded(), "code_version": __version__})
+    else:
+        folder.go_on(state.n_bytes)
     with sinks.logging_to(folder):
         try:
             run = Run(options, _finished_needs(options))
+            run.state = state
             folder.describe(run.description())
             _say_what_runs(run)
             resolve(function or run.method.execute)(run)
@@ -116,9 +124,16 @@ def _say_what_runs(run: Run) -> None:
 
 
 def run_main(options: Options, function: str | None = None) -> int:
-    """Do a job for a command line: 0 if it is done, 2 for a wrong input, 1 for a failed run."""
+    """Do a job for a command line: 0 if it is done, 2 for a wrong input, 1 for a failed run.
+
+    SIGINT, SIGTERM and SIGUSR1 save the state of a run that is training; the code is 75 then.
+    """
     try:
-        execute(options, function)
+        with checkpoint.listening():
+            execute(options, function)
+    except checkpoint.Interrupted:
+        print(f"interrupted; run it again to go on: {options.output_dir}", file=sys.stderr)
+        return checkpoint.EXIT_CODE
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

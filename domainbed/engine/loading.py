@@ -81,14 +81,18 @@ def fetch(environment: Any, keys: torch.Tensor, seeds: Iterator[int] | None = No
     if is_in_memory(environment):
         x, y = environment.tensors
         return x[keys], y[keys]
-    samples = []
+    xs, ys = torch.empty(0), []
     with rng.preserved():
-        for key in keys.tolist():
+        for row, key in enumerate(keys.tolist()):
             if seeds is not None:
                 rng.seed_cpu(next(seeds))
-            samples.append(environment[key])
-    xs, ys = zip(*samples)
-    return torch.stack([torch.as_tensor(x) for x in xs]), torch.as_tensor(ys)
+            x, y = environment[key]
+            x = torch.as_tensor(x)
+            if row == 0:
+                xs = x.new_empty(len(keys), *x.shape)
+            xs[row] = x
+            ys.append(y)
+    return xs, torch.as_tensor(ys)
 
 
 class Sequential(torch.utils.data.Dataset):
@@ -111,4 +115,12 @@ class Sequential(torch.utils.data.Dataset):
     def loader(self, num_workers: int) -> Iterator[Batch]:
         """All batches in order."""
         generator = torch.Generator()  # else the loader draws from the global stream
-        return iter(DataLoader(self, batch_size=None, num_workers=num_workers, generator=generator))
+        return iter(
+            DataLoader(
+                self,
+                batch_size=None,
+                num_workers=num_workers,
+                generator=generator,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )

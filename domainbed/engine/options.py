@@ -36,6 +36,7 @@ class Option:
 OPTIONS: Registry[Option] = Registry("option", home="domainbed.engine.options")
 
 TASKS = ("domain_generalization", "domain_adaptation")
+PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Options:
     n_hparams_from: int = 0
     n_trials: int | None = None
     num_workers: int | None = None
+    checkpoint_seconds: float = 600.0
+    image_cache: str | None = None
+    image_cache_size: int | None = None
+    precision: str = PRECISIONS[0]
     further: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @staticmethod
@@ -85,7 +90,7 @@ class Options:
     def identity(self) -> dict[str, Any]:
         """The arguments that make this job what it is: DomainBed's nine, and others that are set.
 
-        How a job is run (output_dir, workers, what is saved) is no part of it.
+        How a job is run (output_dir, workers, image cache, what is saved) is no part of it.
         """
         args = {key: self._plain(key) for key in _ALWAYS if self._plain(key) is not None}
         for key in _WHEN_SET:
@@ -109,7 +114,7 @@ _ALWAYS = (
 ).split()
 _WHEN_SET = (
     "steps hparams checkpoint_freq uda_holdout_fraction protocol foundation path_init "
-    "what_is_trainable n_hparams n_hparams_from n_trials sweep_seed"
+    "what_is_trainable n_hparams n_hparams_from n_trials sweep_seed image_cache_size precision"
 ).split()
 _RECORDED = (
     "data_dir dataset algorithm task hparams hparams_seed trial_seed seed steps checkpoint_freq "
@@ -135,6 +140,13 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save_model_every_checkpoint", action="store_true")
     add("--path_init", metavar="PATH", help="start from the weights of a run folder or a file")
     add("--what_is_trainable", choices=("all", "classifier"), default="all")
+    add(
+        "--checkpoint_seconds",
+        type=float,
+        default=o.checkpoint_seconds,
+        metavar="S",
+        help="save the state at least this often, where checkpoints are farther apart",
+    )
     add("--num_workers", type=int, help="processes that load data; 0 loads in this one")
     add("--n_hparams", type=int, help="of an average: how many hparams seeds it is made of")
     add("--n_hparams_from", type=int, default=0, help="of an average: the first of them")
@@ -161,6 +173,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--foundation",
         metavar="NAME|FILE|random",
         help="the featurizer's initial weights; default: the backbone's own",
+    )
+    add(
+        "--image_cache", metavar="DIR", help="keep decoded images there, for all processes to share"
+    )
+    add(
+        "--image_cache_size",
+        type=int,
+        metavar="N",
+        help="scale images down to a shorter side of N when they are decoded; default: as they are",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="bf16 computes featurizers in bfloat16; weights and losses stay in float32",
     )
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
     for name, option in OPTIONS.items():

@@ -11,7 +11,8 @@ import torch
 
 from domainbed import __version__, algorithms, datasets, hparams_registry, protocols
 from domainbed.datasets.base import evaluation_view
-from domainbed.engine import rng
+from domainbed.engine import precision, rng
+from domainbed.engine.checkpoint import State
 from domainbed.engine.evaluator import Evaluator, acc_key
 from domainbed.engine.loading import Source, Stream, is_in_memory
 from domainbed.engine.options import TASKS, Options
@@ -22,6 +23,8 @@ from domainbed.lib.machine import cores
 from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError
 from domainbed.runs import RunFolder
+
+_LEAST = {"steps": 1, "checkpoint_freq": 1, "num_workers": 0, "image_cache_size": 1}
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Run:
         self._check_sizes()
         self.records = Records(self.folder)
         self.provenance: dict[str, Any] = {}
+        self.state: State | None = None
 
     def _make_dataset(self) -> Any:
         o = self.options
@@ -94,7 +98,7 @@ class Run:
         for name in ("holdout_fraction", "uda_holdout_fraction"):
             if not 0 <= getattr(o, name) < 1:
                 raise InputError(f"--{name} was given {getattr(o, name)}; expected 0 <= x < 1")
-        for name, least in (("steps", 1), ("checkpoint_freq", 1), ("num_workers", 0)):
+        for name, least in _LEAST.items():
             if getattr(o, name) is not None and getattr(o, name) < least:
                 raise InputError(f"--{name} was given {getattr(o, name)}; expected >= {least}")
         datasets.find(o.dataset, o.data_dir)
@@ -104,13 +108,12 @@ class Run:
         return _dataset(o.dataset, o.data_dir, o.test_envs, text, seed)
 
     def _data_hparams(self) -> dict[str, Any]:
-        """The hparams that a built-in dataset reads; a plug-in's dataset may read any."""
-        cls = datasets.find(self.options.dataset, self.options.data_dir)
-        if cls.__module__.split(".")[0] != "domainbed":
-            return self.hparams
-        return {
-            k: self.hparams[k] for k in ("data_augmentation", "image_size") if k in self.hparams
-        }
+        """The hparams that a built-in dataset reads, and its cache; a plug-in's may read any."""
+        o, own = self.options, self.hparams
+        cls = datasets.find(o.dataset, o.data_dir)
+        if cls.__module__.split(".")[0] == "domainbed":
+            own = {k: own[k] for k in ("data_augmentation", "image_size") if k in own}
+        return {**own, "image_cache": o.image_cache, "image_cache_size": o.image_cache_size}
 
     @cached_property
     def test_envs(self) -> list[int]:
@@ -190,9 +193,8 @@ class Run:
         """Processes that load data: none for data in memory or a run that has one core."""
         if self.options.num_workers is not None:
             return self.options.num_workers
-        if all(is_in_memory(env) for env in self.dataset) or torch.get_num_threads() == 1:
-            return 0
-        return min(4, cores())
+        own = min(cores(), torch.get_num_threads())
+        return 0 if own == 1 or all(is_in_memory(env) for env in self.dataset) else min(4, own)
 
     def stream(self) -> Stream:
         """The training batches: first those of the training domains, then those to adapt to."""
@@ -248,6 +250,8 @@ class Run:
         algorithm = cls(
             self.dataset.input_shape, self.dataset.num_classes, len(self.train_envs), hparams
         )
+        if self.options.precision == "bf16":
+            precision.compute_in_bf16(algorithm, self.device)
         return algorithm.to(self.device, memory_format=torch.channels_last)
 
     def description(self) -> dict[str, Any]:

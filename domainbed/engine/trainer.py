@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from domainbed.engine import frozen, initial_weights, sinks
+from domainbed.engine import checkpoint, frozen, initial_weights, sinks
 from domainbed.engine.run import Run
 from domainbed.runs import BEST, LAST
 
@@ -33,20 +33,56 @@ class Trainer:
         self.n_steps = run.n_steps
         self.window: dict[str, list[float]] = defaultdict(list)
         self.best = -math.inf
+        self.keeper = checkpoint.Keeper(run.folder, run.options)
 
     def train(self) -> None:
-        """Do every step; a checkpoint may lower `n_steps` to end sooner."""
+        """Do every step that is left; a checkpoint may lower `n_steps` to end sooner."""
         self.algorithm.train()
+        first = self._resume() if self.run.state else 0
         started = time.time()
-        steps = self.run.stream().steps(0, self.n_steps, self.run.num_workers)
-        with tqdm(total=self.n_steps, unit="step", disable=sinks.QUIET or None) as progress:
-            for step, minibatches in enumerate(steps):
-                self._update(step, minibatches, progress)
-                if step % self.run.checkpoint_freq == 0 or step == self.n_steps - 1:
-                    self._checkpoint(step)
-                if step == self.n_steps - 1:
-                    break
-        logger.info("trained %d steps in %.1f s", self.n_steps, time.time() - started)
+        steps = self.run.stream().steps(first, self.n_steps, self.run.num_workers)
+        checkpoint.STOP.is_training = True
+        try:
+            with tqdm(
+                total=self.n_steps, initial=first, unit="step", disable=sinks.QUIET or None
+            ) as progress:
+                for step, minibatches in enumerate(steps, first):
+                    self._step(step, minibatches, progress)
+                    if step == self.n_steps - 1:
+                        break
+        finally:
+            checkpoint.STOP.is_training = False
+        n_steps = self.n_steps - first
+        logger.info("trained %d steps in %.1f s", n_steps, time.time() - started)
+
+    def _step(self, step: int, minibatches: list, progress: tqdm) -> None:
+        """An update, and what is due after it."""
+        self._update(step, minibatches, progress)
+        is_last = step == self.n_steps - 1
+        at_checkpoint = step % self.run.checkpoint_freq == 0 or is_last
+        if at_checkpoint:
+            self._checkpoint(step)
+        if step != self.n_steps - 1 and self.keeper.is_due(at_checkpoint):
+            self.keeper.save(step, self.algorithm, self.saved())
+
+    def saved(self) -> dict[str, Any]:
+        """What training needs to go on, beside the state of the algorithm."""
+        return {"window": dict(self.window), "best": self.best}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was `saved`."""
+        self.window.update(saved["window"])
+        self.best = saved["best"]
+
+    def _resume(self) -> int:
+        """Take the saved state; return the step to go on with."""
+        state = self.run.state
+        assert state is not None, "only a run that has one resumes"
+        checkpoint.restore(state, self.algorithm)
+        self.restore(state.content)
+        self.run.state = None
+        logger.info("going on after step %d", state.content["step"])
+        return state.content["step"] + 1
 
     def _update(self, step: int, minibatches: list, progress: tqdm) -> None:
         start, device = time.time(), self.run.device

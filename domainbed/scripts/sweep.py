@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from domainbed import algorithms, command_launchers, datasets, planning, sweep
@@ -65,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="only the runs that one selection method needs; default: those of all",
     )
     add("--skip_confirmation", action="store_true")
+    add("--retries", type=int, default=0, metavar="N", help="try a job that fails N times more")
+    add("--watch", action="store_true", help="of status: go on until nothing runs any more")
     add("--set_aside", action="store_true", help="of verify: move damaged runs out of the way")
     add("--count_only", action="store_true", help="of plan: measure nothing, estimate nothing")
     add("--config", metavar="FILE.toml", help="arguments by name; those given here win")
@@ -125,6 +131,8 @@ def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
     if not is_confirmed(args):
         return 0
     launcher = command_launchers.REGISTRY[args.command_launcher]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if not getattr(launcher, "only_prints", False):
             from domainbed import preflight  # torch, once there is work to do
@@ -133,10 +141,22 @@ def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
         if hasattr(launcher, "launch_graph"):
             options = parse_options(args.launcher_options)
             return sweep.launch_at_once(graph, launcher, options, args.output_dir)
-        return sweep.launch(asked, graph, launcher)
+        return sweep.launch(graph, launcher, args.retries)
     except KeyboardInterrupt:
         print("Interrupted; launch again to go on.", file=sys.stderr)
         return 130
+
+
+def watch(graph: list[Job]) -> int:
+    """Print the status whenever it changes, until nothing runs any more or one is interrupted."""
+    said = sweep.status(graph)
+    with contextlib.suppress(KeyboardInterrupt):
+        while any(job.folder.is_locked() for job in graph):
+            time.sleep(sweep.POLL_SECONDS)
+            if (now := sweep.status(graph)) != said:
+                print(f"\n{now}", flush=True)
+                said = now
+    return 0
 
 
 def delete_incomplete(graph: list[Job], args: argparse.Namespace) -> int:
@@ -162,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "plan":
         return show_plan(graph, args)
     print(sweep.status(graph))
+    if args.command == "status" and args.watch:
+        return watch(graph)
     if args.command == "launch":
         return launch(asked, graph, args)
     if args.command == "delete_incomplete":

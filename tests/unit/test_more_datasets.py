@@ -122,7 +122,7 @@ def test_camelyon_domains_are_hospitals(camelyon):
     data = datasets.make("WILDSCamelyon", str(camelyon), [2], {"image_size": 8})
     assert (len(data), data.num_classes) == (5, 2)
     assert [environment.targets for environment in data] == [[0, 1]] * 5
-    assert [int(data[2]._image(i).getpixel((0, 0))[0]) for i in (0, 1)] == [2, 7]
+    assert [int(data[2].images[i][0, 0, 0]) for i in (0, 1)] == [2, 7]
     torch.manual_seed(0)
     assert torch.equal(data[2][0][0], data[2][0][0])
 
@@ -163,7 +163,7 @@ def fmow(tmp_path):
 def test_fmow_domains_are_regions_in_order_of_appearance(fmow):
     data = datasets.make("WILDSFMoW", str(fmow), [], {"image_size": 8})
     assert (len(data), data.num_classes, sum(map(len, data))) == (6, 62, 122)
-    numbers = [int(data[0]._image(i).getpixel((0, 0))[0]) for i in range(3)]
+    numbers = [int(data[0].images[i][0, 0, 0]) for i in range(3)]
     assert numbers == [6, 12, 18]  # 0 is sequestered
     assert data[0].targets[:3] == [55, 49, 43]
 

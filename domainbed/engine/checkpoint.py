@@ -1,0 +1,197 @@
+"""The state of a training run, kept so that one that is interrupted goes on where it was.
+
+    state-<step>.pt   weights, optimisers, random generators, the open window of metrics
+    state.json        which of them counts, its sha256, and the run that it is of; written last
+
+Which samples a step draws depends on the seed and the step alone, so their streams have no state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from domainbed import __version__
+from domainbed.engine.options import Options
+from domainbed.lib.files import sha256_of
+from domainbed.runs import STATE, RunFolder, write_atomic
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 75
+"""Of a command that was interrupted and saved its state; 75 asks to be tried again later."""
+
+LEAST_SECONDS = 5.0
+"""Between two states at checkpoints: what may be lost is cheaper than saving."""
+
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if os.name == "posix" else [])]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a run, whose state is saved if it was training."""
+
+
+class _Stop:
+    """Whether a signal asked to stop; a run that is training saves its state first."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.is_training = False, False
+
+    def ask(self, *_: Any) -> None:
+        """Stop after this update, or at once outside of training."""
+        self.is_asked = True
+        if not self.is_training and threading.current_thread() is threading.main_thread():
+            raise Interrupted
+
+
+STOP = _Stop()
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Let signals ask to stop meanwhile, where this is the main thread."""
+    STOP.is_asked = False
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, STOP.ask) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class State:
+    """A saved state: what training needs, and how long results.jsonl was."""
+
+    content: dict[str, Any]
+    n_bytes: int
+
+
+class Keeper:
+    """Saves the state of a run when it is due."""
+
+    def __init__(self, folder: RunFolder, options: Options) -> None:
+        self.folder, self.options = folder, options
+        self.saved_at = time.monotonic()
+
+    def is_due(self, at_checkpoint: bool) -> bool:
+        """Whether to save now, after an update or a checkpoint."""
+        least = LEAST_SECONDS if at_checkpoint else self.options.checkpoint_seconds
+        return STOP.is_asked or time.monotonic() - self.saved_at >= least
+
+    def save(self, step: int, algorithm: torch.nn.Module, content: dict[str, Any]) -> None:
+        """Write the state after an update; raises `Interrupted` if a signal asked to stop."""
+        everything = {
+            **content,
+            "step": step,
+            "algorithm": algorithm.state_dict(),
+            "optimizers": _optimizers(algorithm),
+            "generators": _generators(),
+        }
+        path = self.folder / f"state-{step}.pt"
+        temporary = self.folder / f".{path.name}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(everything, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        results = self.folder / "results.jsonl"
+        about = {
+            **_identity(self.options),
+            "file": path.name,
+            "sha256": sha256_of(path),
+            "n_bytes": results.stat().st_size if results.exists() else 0,
+        }
+        write_atomic(self.folder / STATE, json.dumps(about, indent=2, sort_keys=True))
+        for other in self.folder.path.glob("state-*.pt"):
+            if other != path:
+                other.unlink(missing_ok=True)
+        self.saved_at = time.monotonic()
+        if STOP.is_asked:
+            logger.info("interrupted after step %d; run it again to go on", step)
+            raise Interrupted
+
+
+def find(folder: RunFolder, options: Options, device: torch.device | str) -> State | None:
+    """The state that an interrupted run of these very arguments left; None for none that is sound.
+
+    It is read by torch's weights-only loader.
+    """
+    try:
+        about = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        path = folder / Path(about["file"]).name
+        n_bytes = int(about["n_bytes"])
+        if {key: about.get(key) for key in _identity(options)} != _identity(options):
+            reason = "it is of other arguments or another version"
+        elif sha256_of(path) != about["sha256"]:
+            reason = "it is damaged"
+        elif n_bytes and (folder / "results.jsonl").stat().st_size < n_bytes:
+            reason = "records that were written before it are lost"
+        else:
+            return State(torch.load(path, map_location=device, weights_only=True), n_bytes)
+    except FileNotFoundError:
+        if not (folder / STATE).exists():
+            return None
+        reason = "a file is missing"
+    except Exception as error:  # whatever is in the files, a run can start anew
+        reason = f"it cannot be read ({type(error).__name__})"
+    logger.warning("the state in %s is not used, since %s; starting anew", folder.path, reason)
+    return None
+
+
+def restore(state: State, algorithm: torch.nn.Module) -> None:
+    """Load weights, optimisers and random generators."""
+    algorithm.load_state_dict(state.content["algorithm"])
+    for name, saved in state.content["optimizers"].items():
+        getattr(algorithm, name).load_state_dict(saved)
+    saved = state.content["generators"]
+    version, numbers, gauss = saved["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = saved["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(saved["torch"].cpu())
+    if saved["cuda"]:
+        torch.cuda.set_rng_state_all([one.cpu() for one in saved["cuda"]])
+
+
+def _identity(options: Options) -> dict[str, Any]:
+    return {"args": json.loads(json.dumps(options.identity())), "code_version": __version__}
+
+
+def _optimizers(algorithm: torch.nn.Module) -> dict[str, Any]:
+    """Those of a class that was not written for our base, whose state dict has them."""
+    from domainbed.algorithms.base import Algorithm
+
+    if isinstance(algorithm, Algorithm):
+        return {}
+    found = vars(algorithm).items()
+    return {k: v.state_dict() for k, v in found if isinstance(v, torch.optim.Optimizer)}
+
+
+def _generators() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }

@@ -1,0 +1,54 @@
+"""bfloat16 where the work is: within featurizers. All the rest stays in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from domainbed.networks.mlp import MLP
+from domainbed.registry import InputError
+
+
+def compute_in_bf16(algorithm: torch.nn.Module, device: torch.device) -> None:
+    """Let every featurizer of an algorithm compute in bfloat16, and give out float32.
+
+    A featurizer is a module with `n_outputs`, as `domainbed.networks.Featurizer` makes it, but for
+    MLPs, which are cheap. Weights, their gradients, heads, losses and penalties stay in float32.
+    Raises `InputError` for a GPU that has no bfloat16, and for an algorithm without a featurizer.
+    """
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError(
+            f"--precision bf16 was given, which {torch.cuda.get_device_name(device)} lacks; "
+            "leave it out"
+        )
+    featurizers = [
+        module
+        for module in algorithm.modules()
+        if hasattr(module, "n_outputs") and not isinstance(module, MLP)
+    ]
+    if not featurizers:
+        raise InputError(
+            f"--precision bf16 was given, but {type(algorithm).__name__} has no featurizer of "
+            "images to compute in it; leave it out"
+        )
+    for featurizer in featurizers:
+        autocast = _Autocast(device.type)
+        featurizer.register_forward_pre_hook(autocast.begin)
+        featurizer.register_forward_hook(autocast.end, always_call=True)
+
+
+class _Autocast:
+    """Hooks around a forward pass, which a deep copy keeps to itself, unlike a new `forward`."""
+
+    def __init__(self, device_type: str) -> None:
+        self.device_type = device_type
+        self.entered: list[torch.autocast] = []
+
+    def begin(self, module: torch.nn.Module, args: Any) -> None:
+        self.entered.append(torch.autocast(self.device_type, dtype=torch.bfloat16))
+        self.entered[-1].__enter__()
+
+    def end(self, module: torch.nn.Module, args: Any, output: torch.Tensor | None) -> Any:
+        self.entered.pop().__exit__(None, None, None)
+        return None if output is None else output.float()

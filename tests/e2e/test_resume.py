@@ -1,0 +1,208 @@
+"""An interrupted run goes on and ends as if nothing had happened."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from domainbed import algorithms, hparams_registry
+from domainbed.engine import checkpoint
+from domainbed.engine.trainer import Trainer
+from domainbed.runs import STATE
+from domainbed.scripts import train, train_autolr
+
+pytestmark = pytest.mark.usefixtures("tiny_datasets")
+
+STEPS = 8
+TRAINED = [*algorithms.ALGORITHMS, "FineTuning", "InterTraining", "Fusing"]
+TIMES = ("step_time", "mem_gb")
+EARLY = ("anneal_iters", "burnin_iters", "linear_steps", "lp_steps", "ma_start")
+
+
+def words(folder, algorithm, *more):
+    early = [n for n in hparams_registry.names(algorithm, "TinyStripes") if n.endswith(EARLY)]
+    hparams = {"batch_size": 3, **dict.fromkeys(early, 3)}
+    return [
+        *("--dataset", "TinyStripes", "--algorithm", algorithm, "--steps", str(STEPS)),
+        *("--checkpoint_freq", "3", "--hparams", json.dumps(hparams), "--seed", "5"),
+        *("--output_dir", str(folder), *more),
+    ]
+
+
+def outcome(folder):
+    """Bytes of the weights, and the records but for times."""
+    weights = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    records = [{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines]
+    return weights, records
+
+
+def undisturbed(folder, main, argv):
+    """What a run that nobody interrupts ends with; its folder is free again after that."""
+    assert main(argv) == 0
+    expected = outcome(folder)
+    shutil.rmtree(folder)
+    return expected
+
+
+def interrupt(monkeypatch, at, main, argv):
+    """Run a command and ask it to stop after its update number `at`, counted over all training."""
+    update, n = Trainer._update, 0
+
+    def counted(self, *args):
+        nonlocal n
+        update(self, *args)
+        n += 1
+        if n == at:
+            checkpoint.STOP.ask()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", counted)
+        return main(argv)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, tiny_datasets):
+    """Weights that every algorithm of the recipe can start from, without its other needs."""
+    folder = tmp_path_factory.mktemp("start") / "erm"
+    assert train.main(words(folder, "ERM")) == 0
+    return folder
+
+
+@pytest.mark.parametrize("algorithm", TRAINED)
+def test_every_algorithm_goes_on_bit_for_bit(tmp_path, monkeypatch, start, algorithm):
+    more = ["--path_init", str(start)] if algorithm in TRAINED[-3:] else []
+    cut = tmp_path / "run"
+    argv = words(cut, algorithm, *more)
+    expected = undisturbed(cut, train.main, argv)
+    at = random.Random(algorithm).randrange(1, STEPS)
+    assert interrupt(monkeypatch, at, train.main, argv) == checkpoint.EXIT_CODE
+    assert not (cut / "done").exists() and not (cut / "failed").exists()
+    assert train.main(argv) == 0
+    assert f"going on after step {at - 1}" in (cut / "out.txt").read_text()
+    assert outcome(cut) == expected and not list(cut.glob("state*"))
+
+
+def test_workers_and_many_interruptions_change_nothing(tmp_path, monkeypatch):
+    cut = tmp_path / "run"
+    expected = undisturbed(cut, train.main, words(cut, "Mixup"))
+    for _ in range(3):
+        argv = words(cut, "Mixup", "--num_workers", "1")
+        assert interrupt(monkeypatch, 2, train.main, argv) == checkpoint.EXIT_CODE
+    assert train.main(words(cut, "Mixup")) == 0
+    assert outcome(cut) == expected
+
+
+@pytest.mark.parametrize("at", [2, 11])
+def test_training_twice_goes_on_in_either_half(tmp_path, monkeypatch, at):
+    cut = tmp_path / "run"
+    argv = words(cut, "ERM")
+    expected = undisturbed(cut, train_autolr.main, argv)
+    assert interrupt(monkeypatch, at, train_autolr.main, argv) == checkpoint.EXIT_CODE
+    assert train_autolr.main(argv) == 0
+    assert outcome(cut) == expected
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """The folder of a run that was interrupted after step 4, its command line, how it ends."""
+    folder, argv = tmp_path / "run", words(tmp_path / "run", "VREx")
+    expected = undisturbed(folder, train.main, argv)
+    assert interrupt(monkeypatch, 5, train.main, argv) == checkpoint.EXIT_CODE
+    return folder, argv, expected
+
+
+def cut_state(folder):
+    (path,) = folder.glob("state-*.pt")
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_state(folder):
+    (path,) = folder.glob("state-*.pt")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+def lose_state(folder):
+    next(folder.glob("state-*.pt")).unlink()
+
+
+def cut_description(folder):
+    (folder / STATE).write_text((folder / STATE).read_text()[:40])
+
+
+def lose_records(folder):
+    (folder / "results.jsonl").write_text("")
+
+
+def other_version(folder):
+    about = json.loads((folder / STATE).read_text())
+    (folder / STATE).write_text(json.dumps({**about, "code_version": "0.0"}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut_state, flip_state, lose_state, cut_description, lose_records, other_version],
+    ids=lambda f: f.__name__,
+)
+def test_a_damaged_state_is_not_used(interrupted, damage, caplog):
+    folder, argv, expected = interrupted
+    damage(folder)
+    assert train.main(argv) == 0
+    assert "starting anew" in caplog.text
+    assert outcome(folder) == expected
+
+
+def test_records_after_the_state_are_written_again(interrupted):
+    folder, argv, expected = interrupted
+    with open(folder / "results.jsonl", "a") as file:
+        file.write('{"step": 6, "half a rec')
+    assert train.main(argv) == 0
+    assert outcome(folder) == expected
+
+
+def test_other_arguments_start_anew(interrupted):
+    folder, argv, _ = interrupted
+    assert train.main([*argv, "--seed", "6"]) == 0
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    assert {json.loads(line)["args"]["seed"] for line in lines} == {6}
+
+
+def test_a_state_runs_no_code(interrupted, tmp_path):
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    folder, argv, _ = interrupted
+    (path,) = folder.glob("state-*.pt")
+    path.write_bytes(pickle.dumps(Bomb()))
+    about = json.loads((folder / STATE).read_text())
+    about["sha256"] = checkpoint.sha256_of(path)
+    (folder / STATE).write_text(json.dumps(about))
+    assert train.main(argv) == 0 and not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_signals_save_the_state(tmp_path, name):
+    argv = ["--dataset", "RotatedDigits", "--steps", "40", "--checkpoint_freq", "1000"]
+    argv += ["--hparams", '{"batch_size": 2}', "--output_dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "domainbed.scripts.train", *argv]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (tmp_path / "run" / "results.jsonl").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == checkpoint.EXIT_CODE and b"run it again to go on" in err
+    assert (tmp_path / "run" / STATE).exists() and not (tmp_path / "run" / "done").exists()
+    shutil.copytree(tmp_path / "run", tmp_path / "kept")
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert "going on after step" in (tmp_path / "run" / "out.txt").read_text()

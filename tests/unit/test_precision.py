@@ -1,0 +1,110 @@
+"""bfloat16 is confined to featurizers and holds for every algorithm."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+
+from domainbed import algorithms, hparams_registry, networks, testing
+from domainbed.engine import precision
+from domainbed.lib import weights
+from domainbed.registry import InputError
+from domainbed.scripts import train
+
+CPU = torch.device("cpu")
+SHAPE, N_CLASSES, N_DOMAINS = (3, 28, 28), 3, 3
+
+
+def build(name, is_bf16=True):
+    """An algorithm whose penalties set in at once."""
+    torch.manual_seed(0)
+    hparams = hparams_registry.default_hparams(name, "Debug28")
+    at_once = {key: 0 for key in hparams if key.endswith(("anneal_iters", "burnin_iters"))}
+    algorithm = algorithms.get_algorithm_class(name)(
+        SHAPE, N_CLASSES, N_DOMAINS, {**hparams, **at_once}
+    )
+    if is_bf16:
+        precision.compute_in_bf16(algorithm, CPU)
+    return algorithm.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def dtypes(monkeypatch):
+    """The types that convolutions and matrix products of layers have computed in."""
+    seen = {"conv2d": set(), "linear": set()}
+    for cls, name in ((torch.nn.Conv2d, "conv2d"), (torch.nn.Linear, "linear")):
+        forward = cls.forward
+
+        def spied(self, x, forward=forward, name=name):
+            out = forward(self, x)
+            seen[name].add(out.dtype)
+            return out
+
+        monkeypatch.setattr(cls, "forward", spied)
+    return seen
+
+
+@pytest.mark.parametrize("name", algorithms.ALGORITHMS)
+def test_every_algorithm_steps_in_bf16_near_float32(name, dtypes):
+    batches = testing.minibatches(0, SHAPE, N_CLASSES, N_DOMAINS, size=4)
+    expected = testing.update(build(name, is_bf16=False), 0, batches)
+    assert dtypes["conv2d"] == {torch.float32}
+    dtypes["conv2d"].clear()
+    algorithm = build(name)
+    values = testing.update(algorithm, 0, batches)  # checks that they are finite
+    assert torch.bfloat16 in dtypes["conv2d"] and dtypes["linear"] == {torch.float32}
+    assert all(
+        math.isclose(values[key], expected[key], rel_tol=0.1, abs_tol=0.05) for key in expected
+    )
+    tensors = weights.tensors(algorithm).values()
+    assert not any(tensor.dtype == torch.bfloat16 for tensor in tensors)
+    assert all(tensor.isfinite().all() for tensor in tensors)
+    with torch.no_grad():
+        assert algorithm.eval().predict(batches[0][0]).dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_copy_computes_with_its_own_weights():
+    erm = build("ERM")
+    twin = copy.deepcopy(erm)
+    x = testing.minibatches(0, SHAPE, N_CLASSES, 1)[0][0]
+    assert torch.equal(erm.predict(x), twin.predict(x))
+    with torch.no_grad():
+        twin.featurizer.conv1.weight.zero_()
+    assert not torch.equal(erm.predict(x), twin.predict(x))
+
+
+def test_an_error_within_a_featurizer_ends_bf16():
+    erm = build("ERM")
+    with pytest.raises(RuntimeError):
+        erm.predict(torch.zeros(1, 5, 28, 28))
+    assert not torch.is_autocast_enabled("cpu")
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_what_has_no_featurizer_of_images_is_refused_by_name():
+    with pytest.raises(InputError, match="Linear has no featurizer"):
+        precision.compute_in_bf16(torch.nn.Linear(2, 2), CPU)
+    flat = networks.Featurizer((7,), hparams_registry.default_hparams("ERM", "Debug28"))
+    with pytest.raises(InputError, match="MLP has no featurizer"):
+        precision.compute_in_bf16(flat, CPU)
+
+
+@pytest.mark.parametrize("what", ["all", "classifier"])
+def test_a_run_in_bf16_says_so_and_repeats(what, tmp_path):
+    words = ["--dataset", "Debug28", "--steps", "3", "--hparams", '{"batch_size": 4}']
+    words += ["--what_is_trainable", what]
+    seen = {}
+    for name, more in (("a", ["bf16"]), ("b", ["bf16"]), ("c", ["float32"])):
+        folder = tmp_path / name
+        assert train.main([*words, "--output_dir", str(folder), "--precision", *more]) == 0
+        state, header = weights.read(folder / "model.safetensors")
+        assert all(t.dtype == torch.float32 for t in state.values() if t.is_floating_point())
+        record = json.loads((folder / "results.jsonl").read_text().splitlines()[-1])
+        assert header["args"].get("precision") == record["args"].get("precision")
+        seen[name] = weights.content_hash(state), record["loss"], record["args"].get("precision")
+    assert seen["a"] == seen["b"] and seen["a"][2] == "bf16" and seen["c"][2] is None
+    assert seen["a"][0] != seen["c"][0]
+    assert seen["a"][1] == pytest.approx(seen["c"][1], rel=0.02)
