@@ -90,6 +90,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
     further["protocol"] = protocols.set_name(args.protocol)
     further.update({key: getattr(args, key) for key in OPTIONS}, sweep_seed=args.seed or None)
     further["uda_holdout_fraction"] = args.uda_holdout_fraction or None
+    if args.checkpoint_seconds is not None:
+        os.environ["DOMAINBED_CHECKPOINT_SECONDS"] = str(args.checkpoint_seconds)
     args_list = jobs.make_args_list(
         args.n_trials,
         args.datasets,
@@ -155,6 +157,7 @@ def _check_counts(args: argparse.Namespace) -> None:
         "steps": 1,
         "checkpoint_freq": 1,
         "image_cache_size": 1,
+        "checkpoint_seconds": 0,
     }
     for name, lowest in least.items():
         value = getattr(args, name)

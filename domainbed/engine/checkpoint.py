@@ -34,8 +34,11 @@ logger = logging.getLogger(__name__)
 EXIT_CODE = 75
 """Of a command that was interrupted and saved its state; 75 asks to be tried again later."""
 
-LEAST_SECONDS = 5.0
-"""Between two states at checkpoints: what may be lost is cheaper than saving."""
+LEAST_SECONDS, MOST_SECONDS = 5.0, 600.0
+"""Between two states: at checkpoints, where what may be lost is cheaper than saving; anywhere."""
+
+VARIABLE = "DOMAINBED_CHECKPOINT_SECONDS"
+"""Tells the jobs of a sweep its --checkpoint_seconds."""
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if os.name == "posix" else [])]
 
@@ -88,11 +91,13 @@ class Keeper:
 
     def __init__(self, folder: RunFolder, options: Options) -> None:
         self.folder, self.options = folder, options
+        given = options.checkpoint_seconds
+        self.most = float(os.environ.get(VARIABLE, MOST_SECONDS)) if given is None else given
         self.saved_at = time.monotonic()
 
     def is_due(self, at_checkpoint: bool) -> bool:
         """Whether to save now, after an update or a checkpoint."""
-        least = LEAST_SECONDS if at_checkpoint else self.options.checkpoint_seconds
+        least = min(LEAST_SECONDS, self.most) if at_checkpoint else self.most
         return STOP.is_asked or time.monotonic() - self.saved_at >= least
 
     def save(self, step: int, algorithm: torch.nn.Module, content: dict[str, Any]) -> None:

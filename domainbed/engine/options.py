@@ -68,7 +68,7 @@ class Options:
     n_hparams_from: int = 0
     n_trials: int | None = None
     num_workers: int | None = None
-    checkpoint_seconds: float = 600.0
+    checkpoint_seconds: float | None = None
     image_cache: str | None = None
     image_cache_size: int | None = None
     precision: str = PRECISIONS[0]
@@ -140,13 +140,6 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save_model_every_checkpoint", action="store_true")
     add("--path_init", metavar="PATH", help="start from the weights of a run folder or a file")
     add("--what_is_trainable", choices=("all", "classifier"), default="all")
-    add(
-        "--checkpoint_seconds",
-        type=float,
-        default=o.checkpoint_seconds,
-        metavar="S",
-        help="save the state at least this often, where checkpoints are farther apart",
-    )
     add("--num_workers", type=int, help="processes that load data; 0 loads in this one")
     add("--n_hparams", type=int, help="of an average: how many hparams seeds it is made of")
     add("--n_hparams_from", type=int, default=0, help="of an average: the first of them")
@@ -188,6 +181,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         default=PRECISIONS[0],
         help="bf16 computes featurizers in bfloat16; weights and losses stay in float32",
+    )
+    add(
+        "--checkpoint_seconds",
+        type=float,
+        metavar="S",
+        help="save the state of training at least so often (default 600)",
     )
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
     for name, option in OPTIONS.items():

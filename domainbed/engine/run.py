@@ -25,6 +25,7 @@ from domainbed.registry import InputError
 from domainbed.runs import RunFolder
 
 _LEAST = {"steps": 1, "checkpoint_freq": 1, "num_workers": 0, "image_cache_size": 1}
+_LEAST["checkpoint_seconds"] = 0
 
 
 @dataclass(frozen=True)
