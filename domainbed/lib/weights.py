@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,20 @@ def _parse_header(metadata: Mapping[str, str] | None, path: str | Path) -> dict[
     return header
 
 
+def _check_unpacked(path: Path) -> None:
+    """Raise `InputError` for a pickle that is much larger unpacked: torch does not compress."""
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                total = sum(info.file_size for info in archive.infolist())
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InputError(f"{path} cannot be read as weights: {error}") from error
+        if total > path.stat().st_size:
+            raise InputError(f"{path} would unpack to {total} bytes; torch writes no such file")
+
+
 def _read_pickle(path: Path) -> State:
+    _check_unpacked(path)
     numpy_scalars: list[Any] = [
         np.dtype,
         *{type(np.dtype(t)) for t in (np.int64, np.float64, np.bool_)},

@@ -7,7 +7,6 @@ does not say, but cannot contradict its provenance. Pickles are read by the weig
 from __future__ import annotations
 
 import shlex
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
@@ -231,7 +230,6 @@ def _foreign(path: Path, given: Given, told: Given) -> tuple[weights.State, dict
     if not origin.foundation:
         raise InputError(f"{values['backbone']} has no weights of its own; give --foundation")
     sha256 = weights.content_hash(weights.tensors(origin))
-    _check_unpacked(path)
     state = weights.tensors(_loaded(architecture, path))
     return state, {**values, "foundation": {"name": origin.foundation, "sha256": sha256}}
 
@@ -241,14 +239,3 @@ def _loaded(architecture: Architecture, path: Path) -> Any:
         return architecture.build(str(path))
     except (InputError, SafetensorError) as error:
         raise InputError(str(error).replace(f"--foundation {str(path)!r}", str(path))) from error
-
-
-def _check_unpacked(path: Path) -> None:
-    """Raise `InputError` for a pickle that is much larger unpacked: torch does not compress."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; give weights as safetensors or a state dict")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            total = sum(info.file_size for info in archive.infolist())
-        if total > path.stat().st_size:
-            raise InputError(f"{path} would unpack to {total} bytes; torch writes no such file")

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS / "slurm"))
-sys.path.insert(0, str(TESTS.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "slurm"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import chaos
 import tiny_sweep
 
