@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,20 @@ class RunFolder:
             return (self.path / "failed").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return ""
+
+    def drop_weights(self, kept: Collection[str]) -> int:
+        """Remove weights but for those of these names; return the bytes freed."""
+        dropped = [path for path in self.path.glob("*.safetensors") if path.name not in kept]
+        if not dropped:
+            return 0
+        description = self.description()
+        gone = {path.name for path in dropped}
+        files = {k: v for k, v in description.get("files", {}).items() if k not in gone}
+        self.describe({**description, "files": files})
+        freed = sum(path.stat().st_size for path in dropped)
+        for path in dropped:
+            path.unlink()
+        return freed
 
     def finish(self) -> None:
         """Mark the run as done; run.json tells the sha256 of its weights from then on."""

@@ -202,7 +202,12 @@ def launch_at_once(
     return report(graph, {job.output_dir for job in graph if job.folder.is_done})
 
 
-def launch(graph: list[Job], launcher: Callable[[list[str]], Any], retries: int = 0) -> int:
+def launch(
+    graph: list[Job],
+    launcher: Callable[[list[str]], Any],
+    retries: int = 0,
+    after_wave: Callable[[], Any] = lambda: None,
+) -> int:
     """Run all jobs of a graph that are not done, in waves; return an exit code.
 
     A wave is every job whose needs are done, those with the longest way ahead first. A job that
@@ -223,6 +228,7 @@ def launch(graph: list[Job], launcher: Callable[[list[str]], Any], retries: int 
         ready.sort(key=lambda job: -ahead[job.output_dir])
         with _live_line(graph, ready, done):
             Job.launch(ready, launcher)
+        after_wave()
         tries.update(job.output_dir for job in ready if not job.folder.is_locked())
         if not any((job.folder / "run.json").exists() for job in ready):
             print(f"{len(ready)} jobs were handed on; launch again when they have run.")

@@ -115,5 +115,8 @@ def needed_weights(folder: RunFolder, name: str) -> Path:
     """A weight file of a finished run; raises `InputError` where it was not kept."""
     path = folder / name
     if not path.is_file():
-        raise InputError(f"{path} is missing; run {folder.path} again without --skip_model_save")
+        raise InputError(
+            f"{path} is missing: it was not saved, or a sweep's --keep let it go; delete "
+            f"{folder.path} and launch again"
+        )
     return path

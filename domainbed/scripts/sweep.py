@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
 
-from domainbed import algorithms, command_launchers, datasets, planning, sweep
+from domainbed import algorithms, command_launchers, datasets, planning, pruning, sweep
 from domainbed.command_launchers.options import parse_options
 from domainbed.engine.options import add_common_arguments
 from domainbed.jobs import Job, make_args_list
@@ -69,6 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="only the runs that one selection method needs; default: those of all",
     )
     add("--skip_confirmation", action="store_true")
+    add(
+        "--keep",
+        choices=pruning.KEEP,
+        default="all",
+        help="; ".join(map(": ".join, pruning.KEEP.items())),
+    )
     add("--retries", type=int, default=0, metavar="N", help="try a job that fails N times more")
     add("--watch", action="store_true", help="of status: go on until nothing runs any more")
     add("--set_aside", action="store_true", help="of verify: move damaged runs out of the way")
@@ -124,7 +131,10 @@ def verify(args: argparse.Namespace) -> int:
 
 def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
     """Run what is not done; 0 if all is done or handed on."""
+    prune = functools.partial(pruning.prune, graph, args.output_dir, args.keep)
     if all(job.folder.is_done for job in graph):
+        if freed := prune():
+            print(f"--keep {args.keep} freed {planning.readable_size(freed)}")
         return 0
     n_more = len(graph) - len(asked)
     print(f"About to launch {len(asked)} jobs and {n_more} that they need, those done excepted.")
@@ -141,7 +151,7 @@ def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
         if hasattr(launcher, "launch_graph"):
             options = parse_options(args.launcher_options)
             return sweep.launch_at_once(graph, launcher, options, args.output_dir)
-        return sweep.launch(graph, launcher, args.retries)
+        return sweep.launch(graph, launcher, args.retries, prune)
     except KeyboardInterrupt:
         print("Interrupted; launch again to go on.", file=sys.stderr)
         return 130

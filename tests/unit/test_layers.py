@@ -13,7 +13,7 @@ LAYERS = [
     {"algorithms"},
     {"engine"},
     {"jobs", "tables", "command_launchers"},
-    {"planning"},
+    {"planning", "pruning"},
     {"sweep", "preflight", "testing", "costs", "verification"},
     {"scripts"},
 ]
