@@ -68,7 +68,7 @@ def _average(run: Run, select: Callable[[Any, list[Path], list[float]], list[Pat
         for path, acc in zip(paths, id_accs)
     ]
     settle_batch_norms(run, algorithm)
-    _finish(run, algorithm, headers, {"n_members": len(chosen)}, members=members)
+    finish(run, algorithm, headers, {"n_members": len(chosen)}, members=members)
 
 
 def select_greedily(
@@ -116,7 +116,7 @@ def _along_run(run: Run, name: str) -> None:
     headers, algorithm = weights.check_members([path]), run.build()
     weights.uniform([path], weights.places(algorithm, path))
     settle_batch_norms(run, algorithm)
-    _finish(run, algorithm, headers, {"n_iterates": headers[0]["n_iterates"]})
+    finish(run, algorithm, headers, {"n_iterates": headers[0]["n_iterates"]})
 
 
 def wise(run: Run) -> None:
@@ -143,7 +143,7 @@ def wise(run: Run) -> None:
         if score >= best:
             best, chosen = score, alpha
     interpolate(chosen)
-    _finish(run, algorithm, headers[1:], {"wise_alpha": chosen})
+    finish(run, algorithm, headers[1:], {"wise_alpha": chosen})
 
 
 class Ensemble(torch.nn.Module):
@@ -191,17 +191,18 @@ def _training_images(run: Run) -> Iterator[torch.Tensor]:
         yield torch.cat([x for x, _ in minibatches]).to(run.device)
 
 
-def _finish(
+def finish(
     run: Run,
     algorithm: Any,
     headers: Sequence[Mapping[str, Any]],
     values: Mapping[str, float],
     **provenance: Any,
-) -> None:
-    """Measure a network, and write what it is, its record and its weights."""
+) -> dict[str, float]:
+    """Measure a network, and write what it is, its record and its weights; return accuracies."""
     _describe(run, headers, **provenance)
     accs = _record(run, algorithm, values)
     run.save(LAST, algorithm, id_acc=run.id_score(accs))
+    return accs
 
 
 def _record(run: Run, algorithm: Any, values: Mapping[str, float]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from domainbed import algorithms, datasets
 from domainbed.hparams_registry import HParam, choice
 from domainbed.jobs import Job, Need
 from domainbed.registry import InputError
+from domainbed.scripts import COMMANDS
 from ratatouille_algorithms import options
 from ratatouille_algorithms.options import AUX_HPARAMS
 
@@ -179,6 +180,7 @@ def wise_needs(job: Job) -> list[Need]:
 def register() -> None:
     """Add the plug-in's options and algorithms to domainbed's registries."""
     options.register()
+    COMMANDS["inference"] = "ratatouille_algorithms.scripts.inference:main"
     trained = ("output_dir_lp", "steps_lp", "probe_per_trial")
     recycled = (*trained, "aux_datasets", "aux_hparams", "aux_dir", *POOLED)
     of_all = ("n_hparams", "n_hparams_from")

@@ -8,9 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from domainbed.registry import InputError, use_plugins
+from domainbed.registry import InputError, Registry, use_plugins
 
 Main = Callable[..., int]
+
+COMMANDS: Registry[Main] = Registry("command", home="domainbed.scripts")
+"""Commands that plug-ins provide under `domainbed.scripts`: name -> main(argv)."""
 
 
 def one_line(main: Main) -> Main:
