@@ -218,9 +218,13 @@ def _known(hparams: dict[str, Any], algorithm: str, dataset: str) -> dict[str, A
 
 
 def _converted(member: Member, path: Path) -> Path:
-    """A pickle's tensors as safetensors, under the name that its folder has."""
+    """A pickle's tensors as safetensors, under the name that its folder has.
+
+    Counters of updates, which some public algorithms keep, are no weights and are left.
+    """
     path.mkdir()
     state, _ = weight_files.read(member.file)
+    state.pop("update_count", None)
     place = path / f"{member.folder.path.name}.safetensors"
     weight_files.save(place, state, {"id_acc": member.id_acc})
     return place

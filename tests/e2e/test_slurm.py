@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,7 +79,8 @@ def test_a_sweep_with_signals_and_requeues_equals_a_local_one(loopback, tmp_path
     root, local = tmp_path / "slurm", tmp_path / "local"
     assert "wave 3: 2 jobs in 1 tasks" in launch(root, "jobs_per_task=2")
     n_pickles = len(list((root / "slurm").glob("*.pkl")))
-    assert "8 jobs are in the queue already" in launch(root, "jobs_per_task=2")
+    again = launch(root, "jobs_per_task=2")  # one or two may be done by now
+    assert re.search("[5-8] jobs are in the queue already", again), again
     assert len(list((root / "slurm").glob("*.pkl"))) == n_pickles
     hit: set[Path] = set()
     for command in (["scancel", "--signal=USR1"], ["scontrol", "requeue"]):
