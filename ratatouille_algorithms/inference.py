@@ -182,6 +182,8 @@ def prepare(members: Sequence[Member], args: argparse.Namespace, folder: RunFold
     name = first.args["algorithm"]
     datasets.find(args.dataset, args.data_dir)
     protocol = args.protocol or first.args.get("protocol")
+    older = {} if first.is_ours else {"resnet50_augmix": False}  # where records don't know of it
+    hparams = _known({**older, **first.hparams}, name, args.dataset)
     options = Options(
         data_dir=args.data_dir,
         dataset=args.dataset,
@@ -191,7 +193,7 @@ def prepare(members: Sequence[Member], args: argparse.Namespace, folder: RunFold
         seed=args.seed,
         steps=first.args.get("steps"),
         holdout_fraction=first.args.get("holdout_fraction", 0.2),
-        hparams=json.dumps(_known(first.hparams, name, args.dataset)),
+        hparams=json.dumps(hparams),
         protocol=protocol if first.is_ours or protocol else _OF_PUBLIC_CODE,
         foundation="random",  # all weights are those of the members
         output_dir=str(folder.path),
