@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from domainbed import __version__, algorithms, datasets, hparams_registry
+from domainbed import __version__, algorithms, datasets, hparams_registry, protocols
 from domainbed.engine import rng
 from domainbed.engine.evaluator import acc_key
 from domainbed.engine.options import Options
@@ -32,7 +32,9 @@ from ratatouille_algorithms import averages, weights
 FOREIGN = ("model_best.pkl", "network_best.pkl", "model.pkl")
 """Weights of public code, those best by ID validation first."""
 
-_OF_PUBLIC_CODE = "domainbed-2024"
+_OF_PUBLIC_CODE = "ratatouille"
+_OF_PUBLIC_DIGITS = "domainbed-2024"
+"""Where domains are partitioned by the seed; digits are not augmented."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def average(args: argparse.Namespace) -> list[str]:
     Raises `InputError` where there is nothing to average, or members do not fit each other.
     """
     logging.getLogger("domainbed").setLevel(logging.WARNING)
+    datasets.find(args.dataset, args.data_dir)
     members, left_out = find(args)
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
@@ -68,9 +71,7 @@ def average(args: argparse.Namespace) -> list[str]:
         algorithm, paths = run.build(), []
         for i, member in enumerate(members):
             paths.append(member.file if member.is_ours else _converted(member, scratch / str(i)))
-        headers = (
-            weights.check_members(paths) if members[0].is_ours else weights.check_layouts(paths)
-        )
+        headers = _fitting(algorithm, paths, members[0].is_ours)
         kept = paths
         if args.weight_selection == "greedy":
             accs = [member.id_acc for member in members]
@@ -93,10 +94,20 @@ def average(args: argparse.Namespace) -> list[str]:
     return left_out
 
 
+def _fitting(algorithm: Any, paths: list[Path], is_ours: bool) -> list[dict[str, Any]]:
+    """The headers of weights that fit each other; ours must have one origin, too."""
+    if not is_ours:
+        return weights.check_layouts(paths)
+    headers = weights.check_members(paths)
+    if not averages.trains_batch_norms(algorithm):
+        weights.check_same_buffers(paths)
+    return headers
+
+
 def find(args: argparse.Namespace) -> tuple[list[Member], list[str]]:
     """The members in the folders of --input_dir, and what had to be left out, a line each."""
     members, left_out = [], []
-    for root in filter(None, args.input_dir.split(",")):
+    for root in dict.fromkeys(filter(None, args.input_dir.split(","))):
         if not Path(root).is_dir():
             raise InputError(f"--input_dir was given {root!r}, which is not a folder of runs")
         for path in sorted(p.parent for p in Path(root).glob("*/results.jsonl")):
@@ -130,7 +141,9 @@ def _member(folder: RunFolder, args: argparse.Namespace) -> Member | None:
         raise InputError(f"{folder.path} holds no weights, neither {BEST} nor {FOREIGN[0]}")
     file = folder / name
     if name == BEST:
-        id_acc = weight_files.read_header(file)["id_acc"]
+        id_acc = weight_files.read_header(file).get("id_acc")
+        if not isinstance(id_acc, float):
+            raise InputError(f"{file} does not say its ID validation accuracy")
     else:
         weight_files.read(file)  # a damaged one is left out, and named
         id_acc = max(_id_acc(record, args.test_env) for record in records)
@@ -180,21 +193,19 @@ def prepare(members: Sequence[Member], args: argparse.Namespace, folder: RunFold
     """A run with the members' network and splits, in a folder to be written."""
     first = members[0]
     name = first.args["algorithm"]
-    datasets.find(args.dataset, args.data_dir)
-    protocol = args.protocol or first.args.get("protocol")
-    older = {} if first.is_ours else {"resnet50_augmix": False}  # where records don't know of it
-    hparams = _known({**older, **first.hparams}, name, args.dataset)
+    hparams = _known(first.hparams, name, args.dataset)
+    hparams.update(hparams_registry.parse_overrides(args.hparams))
     options = Options(
         data_dir=args.data_dir,
         dataset=args.dataset,
         algorithm=name if first.is_ours else "ERM",
         test_envs=(args.test_env,),
         trial_seed=min(member.args["trial_seed"] for member in members),
-        seed=args.seed,
+        seed=first.args.get("seed", 0) if args.seed is None else args.seed,
         steps=first.args.get("steps"),
         holdout_fraction=first.args.get("holdout_fraction", 0.2),
         hparams=json.dumps(hparams),
-        protocol=protocol if first.is_ours or protocol else _OF_PUBLIC_CODE,
+        protocol=protocols.set_name(args.protocol or _protocol(first)),
         foundation="random",  # all weights are those of the members
         output_dir=str(folder.path),
     )
@@ -204,6 +215,14 @@ def prepare(members: Sequence[Member], args: argparse.Namespace, folder: RunFold
     folder.begin({"args": options.recorded(), "code_version": __version__})
     with rng.preserved():
         return Run(options, {})
+
+
+def _protocol(member: Member) -> str:
+    """The protocol that a run followed: ours say so, others are known by their dataset."""
+    if member.is_ours or member.args.get("protocol"):
+        return member.args.get("protocol") or protocols.DEFAULT
+    cls = datasets.find(member.args["dataset"], member.args.get("data_dir"))
+    return _OF_PUBLIC_DIGITS if cls.KIND == "mnist" else _OF_PUBLIC_CODE
 
 
 def _known(hparams: dict[str, Any], algorithm: str, dataset: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from domainbed import protocols
 from domainbed.lib import weights
 from domainbed.runs import BEST, LAST, RunFolder
 from domainbed.scripts import inference, sweep
@@ -91,7 +92,8 @@ def test_public_pickles_are_averaged_like_our_own(runs, foreign, tmp_path):
     assert average(runs, "--algorithm", "ERM", "--output_dir", str(ours)) == 2  # other heads
     assert average(foreign, "--output_dir", str(theirs)) == 0
     states = [weights.read(path / BEST)[0] for path in found(runs, "ERM").values()]
-    mean, _ = weights.read(theirs / LAST)
+    mean, header = weights.read(theirs / LAST)
+    assert not protocols.get_protocol(header["protocol"]).val_augment  # as their own script does
     for name, tensor in mean.items():
         expected = torch.stack([state[name].double() for state in states]).mean(0)
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-8)
@@ -172,3 +174,6 @@ def test_wrong_arguments_are_told(runs, tmp_path, capsys):
     more = ("--algorithm", "FineTuning", "--output_dir", str(out))
     assert average(runs, *more) == 0 and average(runs, *more) == 2
     assert "holds a finished run" in capsys.readouterr().err
+    assert average(runs, "--algorithm", "FineTuning", "--hparams", '{"no": 1}') == 2
+    assert average(runs, "--dataset", "TinyStripe") == 2
+    assert "Did you mean 'TinyStripes'?" in capsys.readouterr().err
