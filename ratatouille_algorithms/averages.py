@@ -79,13 +79,14 @@ def select_greedily(
     Each is read once or twice: the average so far is kept in a file beside the result.
     """
     order = sorted(range(len(paths)), key=lambda i: -id_accs[i])
-    chosen, best = [paths[order[0]]], id_accs[order[0]]
-    into = weights.places(algorithm, chosen[0])
+    chosen: list[Path] = []
+    best, into = 0.0, weights.places(algorithm, paths[order[0]])
     so_far = Path(run.folder / ".greedy.safetensors")
     try:
-        for i in order[1:]:
+        for i in order:  # the first one's accuracy may have been measured on augmented images
             n = len(chosen)
-            weights.combine([so_far if n > 1 else chosen[0], paths[i]], [n, 1], into)
+            before = [so_far if n > 1 else chosen[0]] if chosen else []
+            weights.combine([*before, paths[i]], [n, 1] if chosen else [1], into)
             mean_of_all = {n: t.clone() for n, t in into.items()} if _reestimates(run) else into
             settle_batch_norms(run, algorithm)
             score = run.id_score(run.evaluator.evaluate(algorithm, run.train_envs, ("out",)))
@@ -93,7 +94,8 @@ def select_greedily(
             if score >= best:
                 chosen.append(paths[i])
                 best = score
-                weight_files.save(so_far, mean_of_all, {})
+                if len(chosen) > 1:
+                    weight_files.save(so_far, mean_of_all, {})
     finally:
         so_far.unlink(missing_ok=True)
     logger.info("kept %d of %d members", len(chosen), len(paths))
