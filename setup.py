@@ -45,7 +45,6 @@ setup(
         "numpy>=1.24",
         "tqdm>=4.65",
         "safetensors>=0.4.3",
-        "filelock>=3.12",
         "scikit-learn>=1.3",
         "matplotlib>=3.8",
         "tomli>=2.0; python_version < '3.11'",

@@ -2,9 +2,10 @@
 
     python benchmarks/chaos.py [--hits 50] [--seed 0] [--folder DIR]
 
-Each hit is a SIGKILL or SIGTERM at the launcher or at one of its processes. At the end every table,
-record (but for times) and weight file must be that of an undisturbed sweep, to the byte, and no run
-that was done may have been touched again.
+Each hit is a SIGKILL or SIGTERM at the launcher or at one of its processes; files take a while to
+get their names, so that hits meet them half-way. At the end every table, record (but for times) and
+weight file must be that of an undisturbed sweep, to the byte. No run that was done may have been
+touched again, and none may have come to its end twice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 SWEEP = [
@@ -32,13 +34,36 @@ SWEEP = [
 ]
 TIMES = ("step_time", "mem_gb")
 
+PLUGIN = """
+import os, time
+from domainbed.runs import RunFolder
+
+finish, replace = RunFolder.finish, os.replace
+
+def slow(*paths):
+    time.sleep(0.02)
+    replace(*paths)
+    time.sleep(0.02)
+
+def counted(self):
+    finish(self)
+    with open(os.path.join(os.path.dirname(__file__), "ends.txt"), "a") as file:
+        file.write(os.path.abspath(self.path) + os.linesep)
+
+os.replace, RunFolder.finish = slow, counted
+"""
+"""Widens the moments in which a file has no name yet, and notes each run that comes to its end."""
+
 
 def start(root: Path, sweep: list[str]) -> subprocess.Popen:
     """Launch the sweep in a session of its own."""
     command = [sys.executable, "-m", "domainbed.scripts.sweep", "launch", "--output_dir", "runs"]
+    (root / "slow_files.py").write_text(PLUGIN)
+    named = filter(None, [os.environ.get("DOMAINBED_PLUGINS"), "slow_files"])
+    env = {**os.environ, "DOMAINBED_PLUGINS": ",".join(named), "OMP_NUM_THREADS": "1"}
     with open(root / "log.txt", "a") as log:
         return subprocess.Popen(
-            [*command, *sweep], cwd=root, stdout=log, stderr=log, start_new_session=True
+            [*command, *sweep], cwd=root, env=env, stdout=log, stderr=log, start_new_session=True
         )
 
 
@@ -69,6 +94,11 @@ def tables(root: Path) -> str:
     """What collect_results prints."""
     command = [sys.executable, "-m", "domainbed.scripts.collect_results", "--input_dir", "runs"]
     return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def ends(root: Path) -> Counter[str]:
+    """How often each run came to its end."""
+    return Counter((root / "ends.txt").read_text().splitlines())
 
 
 def done(root: Path) -> dict[str, int]:
@@ -108,6 +138,7 @@ def compare(root: Path, sweep: list[str], n_hits: int, seed: int, gap: float = 4
         raise AssertionError(f"the undisturbed sweep failed; see {root / 'log.txt'}")
     expected, shown = outcome(root), tables(root)
     shutil.rmtree(root / "runs")
+    (root / "ends.txt").unlink()
     n = disturb(root, sweep, n_hits, random.Random(seed), gap)
     found = outcome(root)
     for name in sorted(expected.keys() | found.keys()):
@@ -115,6 +146,8 @@ def compare(root: Path, sweep: list[str], n_hits: int, seed: int, gap: float = 4
             raise AssertionError(f"{name} differs")
     if tables(root) != shown:
         raise AssertionError("tables differ")
+    if twice := [run for run, times in ends(root).items() if times > 1]:
+        raise AssertionError(f"came to their end twice: {twice}")
     n_runs = sum(name.endswith("results.jsonl") for name in expected)
     return f"{n} hits, {n_runs} runs, {len(expected)} files: all equal"
 
@@ -125,7 +158,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="default: a temporary one")
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
     with contextlib.ExitStack() as stack:
         root = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         root.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,10 @@ run needs the same folder, and a sweep begun by public DomainBed can be finished
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from typing import Any
 
 from domainbed import algorithms, datasets, hparams_registry, runs
 from domainbed.engine.options import OPTIONS, Target
+from domainbed.lib.locks import Locked
 from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError
 
@@ -100,12 +101,13 @@ class Job:
         return launcher_fn([job.command_str for job in jobs])
 
     @staticmethod
-    def delete(jobs: list[Job]) -> None:
-        """Delete the folders of jobs, but never one that is running."""
+    def delete(jobs: list[Job]) -> int:
+        """Delete the folders of jobs that are neither done nor running; return how many."""
+        n = 0
         for job in jobs:
-            if job.folder.is_locked():
-                raise InputError(f"{job.output_dir} is running; stop it before deleting it")
-            shutil.rmtree(job.output_dir)
+            with contextlib.suppress(Locked, FileNotFoundError):
+                n += job.folder.delete()
+        return n
 
 
 def run_seed(args: Args) -> int:

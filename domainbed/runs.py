@@ -7,22 +7,26 @@
                         model_*.safetensors others that an algorithm or an option asks for
     state.json          with state-<step>.pt: what an interrupted run goes on from
     failed              why the run ended early, until it is started again
+    tries.jsonl         exit code and reason of every time that it failed
     done                written last, and only by a run that finished
+    .lock               who is running it now, touched while that lives
 
-Single files appear whole, by rename. A lock tells a running job from an interrupted one.
+Single files appear whole, by rename.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Collection, Mapping
+import shutil
+import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from domainbed.lib.files import sha256_of
+from domainbed.lib import locks
+from domainbed.lib.files import flushed, sha256_of
 from domainbed.registry import InputError
 
 NOT_LAUNCHED = "Not launched"
@@ -34,6 +38,7 @@ DONE = "Done"
 LAST = "model.safetensors"
 BEST = "model_best.safetensors"
 STATE = "state.json"
+LOCK = ".lock"
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -41,6 +46,7 @@ def write_atomic(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
+        flushed(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -84,21 +90,23 @@ class RunFolder:
         """Bytes of the files in this folder."""
         if not self.path.is_dir():
             return 0
-        return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
+        n_bytes = 0
+        for entry in os.scandir(self.path):
+            with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
+                n_bytes += entry.stat().st_size if entry.is_file() else 0
+        return n_bytes
 
-    def lock(self) -> FileLock:
-        """The lock that a running job holds; it is released when its process ends, however."""
-        return FileLock(self.path / ".lock")
+    def lock(self, seconds: float = 0.0, on_loss: Callable[[], Any] = lambda: None) -> locks.Lock:
+        """The lock that a running job holds; see `locks.Lock`."""
+        return locks.Lock(self.path / LOCK, seconds, on_loss)
 
     def is_locked(self) -> bool:
         """Whether some process is running this job now."""
-        if not (self.path / ".lock").exists():
-            return False
-        try:
-            with self.lock().acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return locks.is_held(self.path / LOCK)
+
+    def holder(self) -> locks.Holder | None:
+        """Which process is running this job, if it says so."""
+        return locks.holder_of(self.path / LOCK)
 
     def create(self) -> None:
         """Make the folder; raises `InputError` where it cannot be written."""
@@ -151,11 +159,16 @@ class RunFolder:
         with open(self.path / "results.jsonl", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, exit_code: int = 1) -> None:
         """Mark the run as failed, with the reason in `failed` and at the end of err.txt."""
-        with open(self.path / "err.txt", "a", encoding="utf-8") as file:
-            file.write(reason + "\n")
-        write_atomic(self.path / "failed", reason + "\n")
+        once_more = json.dumps({"exit_code": exit_code, "reason": reason}) + "\n"
+        try:
+            for name, text in (("err.txt", reason + "\n"), ("tries.jsonl", once_more)):
+                with open(self.path / name, "a", encoding="utf-8") as file:
+                    file.write(text)
+            write_atomic(self.path / "failed", reason + "\n")
+        except OSError as error:  # such as a full disk, which may be the reason itself
+            print(f"{self.path} cannot tell that the run failed: {error}", file=sys.stderr)
 
     def failure(self) -> str:
         """Why the run failed, in one line; "" if it did not."""
@@ -163,6 +176,22 @@ class RunFolder:
             return (self.path / "failed").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return ""
+
+    def tries(self) -> tuple[int, int | None]:
+        """How often the run failed, and the last exit code."""
+        try:
+            lines = (self.path / "tries.jsonl").read_text(encoding="utf-8").splitlines()
+            return len(lines), json.loads(lines[-1])["exit_code"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return 0, None
+
+    def last_errors(self, n: int = 3) -> list[str]:
+        """The last lines of err.txt."""
+        try:
+            text = (self.path / "err.txt").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        return [line for line in text.splitlines() if line.strip()][-n:]
 
     def drop_weights(self, kept: Collection[str]) -> int:
         """Remove weights but for those of these names; return the bytes freed."""
@@ -180,8 +209,25 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as done; run.json tells the sha256 of its weights from then on."""
-        files = {path.name: sha256_of(path) for path in sorted(self.path.glob("*.safetensors"))}
+        weights = sorted(self.path.glob("*.safetensors"))
+        for path in [*weights, *self.path.glob("results.jsonl")]:
+            flushed(path)
+        files = {path.name: sha256_of(path) for path in weights}
         self.describe({**self.description(), "files": files})
         write_atomic(self.path / "done", "done")
         for file in self.path.glob("state*"):
             file.unlink(missing_ok=True)
+
+    def delete(self) -> bool:
+        """Remove a run unless it is done; whether it was. Raises `Locked` if it is running."""
+        with self.lock():
+            if self.is_done:
+                return False
+            for entry in self.path.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != LOCK:
+                    entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a job may have begun in it by now
+            self.path.rmdir()
+        return True

@@ -34,6 +34,9 @@ RECENT = 50
 POLL_SECONDS = 1.0
 """Between two looks at what runs elsewhere."""
 
+NAMED = 20
+"""Waiting jobs that a report names."""
+
 
 def read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """Read a TOML file of the parser's arguments; a table under [hparams] becomes its JSON.
@@ -251,7 +254,8 @@ def _ready(
 
 def _wait_for(elsewhere: list[Job]) -> None:
     """Wait until one of the jobs that another process runs ends."""
-    print(f"{len(elsewhere)} jobs run elsewhere; waiting for them", flush=True)
+    holder = elsewhere[0].folder.holder() or "another process"
+    print(f"{len(elsewhere)} jobs run elsewhere, such as by {holder}; waiting", flush=True)
     while all(job.folder.is_locked() for job in elsewhere):
         time.sleep(POLL_SECONDS)
 
@@ -299,27 +303,42 @@ def _live_line(graph: list[Job], ready: list[Job], done: set[str]):
 
 
 def report(graph: list[Job], done: set[str]) -> int:
-    """Say where the jobs of a graph stand; 1 if any is not done."""
+    """Say where the jobs of a graph stand, and what waits for what; 1 if any is not done."""
     left = [job for job in graph if job.output_dir not in done]
-    failed = [job for job in left if job.folder.state() == runs.FAILED]
-    waiting = [job for job in left if job not in failed]
-    print(f"{len(graph)} jobs: {len(done)} done, {len(failed)} failed, {len(waiting)} waiting")
-    for line in failures(failed):
-        print(line, file=sys.stderr)
-    if waiting:
-        print(f"{len(waiting)} wait for others, such as {waiting[0]}", file=sys.stderr)
+    failed, interrupted, waiting = [], [], []
+    for job in left:
+        needed = [need.job for need in job.needs if need.job.output_dir not in done]
+        if needed:
+            waiting.append(f"{job} waits for {needed[0]}")
+        elif job.state == runs.FAILED:
+            failed.append(job)
+        else:
+            interrupted.append(f"{job} did not end; launch again to go on")
+    counts = {"done": done, "failed": failed, "interrupted": interrupted, "waiting": waiting}
+    said = ", ".join(f"{len(some)} {name}" for name, some in counts.items())
+    print(f"{len(graph)} jobs: {said}")
+    for some in (failures(failed), interrupted, waiting):
+        for line in some[:NAMED]:
+            print(line, file=sys.stderr)
+        if len(some) > NAMED:
+            print(f"and {len(some) - NAMED} more", file=sys.stderr)
     return 1 if left else 0
 
 
 def failures(failed: list[Job]) -> list[str]:
-    """A line for each reason why jobs failed, with the place to read on."""
+    """For each reason why jobs failed a line, the last of err.txt below it."""
     reasons: dict[str, list[Job]] = {}
     for job in failed:
         reasons.setdefault(job.folder.failure(), []).append(job)
-    return [
-        f"{len(some)} failed: {reason} (see {some[0].output_dir}/err.txt)"
-        for reason, some in reasons.items()
-    ]
+    lines = []
+    for reason, some in reasons.items():
+        folder = some[0].folder
+        n_tries, exit_code = folder.tries()
+        how = f"exit code {exit_code}, tried {n_tries} times; " if n_tries else ""
+        text = f"{len(some)} failed: {reason} ({how}see {folder / 'err.txt'})"
+        said = [f"    {line}" for line in folder.last_errors() if line != reason]
+        lines.append("\n".join([text, *said]))
+    return lines
 
 
 def status(graph: list[Job]) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 
-from domainbed.command_launchers.local import arguments, run
+from domainbed.command_launchers.local import run_all
 from domainbed.registry import InputError
 
 
@@ -22,22 +20,10 @@ def visible_gpus() -> list[str]:
 
 def multi_gpu_launcher(commands: list[str]) -> None:
     """Run the commands, as many at once as there are GPUs; raises `InputError` without any."""
-    gpus: SimpleQueue[str] = SimpleQueue()
     names = visible_gpus()
     if not names:
         raise InputError(
             "--command_launcher multi_gpu found no GPU; use --command_launcher workers, "
             "or check CUDA_VISIBLE_DEVICES and the driver"
         )
-    for name in names:
-        gpus.put(name)
-
-    def run_on_a_free_one(command: str) -> None:
-        gpu = gpus.get()
-        try:
-            run(arguments(command), CUDA_VISIBLE_DEVICES=gpu)
-        finally:
-            gpus.put(gpu)
-
-    with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(run_on_a_free_one, commands))
+    run_all(commands, [{"CUDA_VISIBLE_DEVICES": name} for name in names])

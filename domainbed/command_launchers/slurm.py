@@ -8,6 +8,7 @@ was submitted is noted in the sweep's folder `slurm`, beside submitit's files an
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from domainbed.command_launchers.node import Work
 from domainbed.command_launchers.options import read_options
 from domainbed.command_launchers.tasks import Task
 from domainbed.jobs import Job
+from domainbed.lib.locks import Lock
 from domainbed.registry import InputError
 from domainbed.runs import DONE, RUNNING, write_atomic
 
@@ -89,7 +89,7 @@ def launch_graph(waves: Sequence[Sequence[Job]], options: Mapping[str, Any], roo
     what was submitted until then is noted, and the next launch goes on from there.
     """
     queue = _Queue(Path(root).absolute(), read(options))
-    with FileLock(queue.folder / ".lock"):
+    with Lock(queue.folder / ".lock", math.inf):
         queue.look()
         for number, wave in enumerate(waves, 1):
             queue.submit(list(filter(queue.lacks, wave)), number)

@@ -19,7 +19,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import cast
 
-from domainbed.command_launchers.local import arguments, run
+from domainbed.command_launchers.local import note_crash, run_all
 from domainbed.lib.machine import cores
 
 GRACE_SECONDS = 60.0
@@ -30,14 +30,29 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class _Worker:
-    """A process that takes commands through a pipe and answers each with its exit code."""
+    """A process that takes commands through a pipe, and answers when each has ended."""
 
     def __init__(self, gpu: str | None, n_threads: int) -> None:
         self.gpu, self.n_threads = gpu, n_threads
         self.pipe, theirs = _spawn.Pipe()
         self.process = _spawn.Process(target=_work, args=(theirs, gpu, n_threads))
         self.process.start()
+        self.command = ""
         theirs.close()
+
+    def send(self, command: str) -> None:
+        """Let it do a command."""
+        self.command = command
+        with contextlib.suppress(OSError):  # it has died, which its pipe will tell
+            self.pipe.send(command)
+
+    def has_answered(self) -> bool:
+        """Wait until it has done its command or died."""
+        try:
+            self.pipe.recv()
+        except (EOFError, OSError):
+            return False
+        return True
 
     def close(self) -> None:
         """End the process; a run that is training saves its state first."""
@@ -51,7 +66,9 @@ _pool: list[_Worker] = []
 
 @atexit.register
 def close() -> None:
-    """End all workers."""
+    """End all workers; they save the states of their runs at the same time."""
+    for worker in _pool:
+        worker.process.terminate()
     while _pool:
         _pool.pop().close()
 
@@ -61,29 +78,31 @@ def workers_launcher(commands: list[str]) -> None:
     waiting = list(reversed(commands))
     _fill_pool(len(commands))
     busy: dict[Connection, _Worker] = {}
-    for worker in list(_pool)[: len(commands)]:
-        worker.pipe.send(waiting.pop())
+    for worker in _pool[: len(commands)]:
+        worker.send(waiting.pop())
         busy[worker.pipe] = worker
     while busy:
         for pipe in cast("list[Connection]", multiprocessing.connection.wait(list(busy))):
             worker = busy.pop(pipe)
-            try:
-                pipe.recv()
-            except EOFError:  # killed in the middle of a job, which its folder shows
+            has_answered = worker.has_answered()
+            if not has_answered:  # killed in the middle of a job, which its folder shows
                 _pool.remove(worker)
                 worker.close()
-                if not waiting:
-                    continue
-                worker = _Worker(worker.gpu, worker.n_threads)
-                _pool.append(worker)
+                note_crash(shlex.split(worker.command), worker.process.exitcode)
             if waiting:
-                worker.pipe.send(waiting.pop())
+                if not has_answered:
+                    worker = _Worker(worker.gpu, worker.n_threads)
+                    _pool.append(worker)
+                worker.send(waiting.pop())
                 busy[worker.pipe] = worker
 
 
 def _fill_pool(n_jobs: int) -> None:
     from domainbed.command_launchers.multi_gpu import visible_gpus
 
+    for worker in [worker for worker in _pool if not worker.process.is_alive()]:
+        _pool.remove(worker)
+        worker.close()
     n_cores = cores()
     gpus: list[str | None] = list(visible_gpus()) or [None] * n_cores
     # a job's numbers depend on its threads, so on a CPU they are always one
@@ -108,21 +127,20 @@ def _work(pipe: Connection, gpu: str | None, n_threads: int) -> None:
     sinks.QUIET = True
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
-            words = shlex.split(pipe.recv())
+            command = pipe.recv()
+            words = shlex.split(command)
             if words[:3] == _TRAIN:
-                code = _in_process(train.main, words[3:])
+                _in_process(train.main, words[3:])
             else:
-                code = run(arguments(shlex.join(words)))
-            pipe.send(code)
+                run_all([command], [{}])
+            pipe.send(None)
 
 
-def _in_process(main, argv: list[str]) -> int:
+def _in_process(main, argv: list[str]) -> None:
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        try:
-            return main(argv)
-        except SystemExit as error:
-            return int(error.code or 0)
+        with contextlib.suppress(SystemExit):
+            main(argv)
 
 
 def _end_with_parent() -> None:

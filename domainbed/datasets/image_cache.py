@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import math
 import os
 import shutil
 import struct
@@ -24,9 +25,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from domainbed.lib.locks import Lock, is_held
 from domainbed.lib.machine import cores
 
 logger = logging.getLogger(__name__)
@@ -115,23 +116,16 @@ def cached(
         return there
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        lock = Path(f"{path}.lock")
+        if is_held(lock):
+            logger.info("another process builds %s; waiting for it", path)
+        with Lock(lock, math.inf):
             return _open_or_build(path, digest, shapes, source)
-    except (OSError, NotImplementedError) as error:  # the latter for a disk without locks
+    except OSError as error:
         logger.warning(
             "No image cache at %s (%s); going on without it, which is slower", path, error
         )
         return source
-
-
-def _lock(path: Path) -> FileLock:
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-        lock.release()
-    except Timeout:
-        logger.info("another process builds %s; waiting for it", path)
-    return lock
 
 
 def _open_or_build(

@@ -26,7 +26,7 @@ import torch
 
 from domainbed import __version__
 from domainbed.engine.options import Options
-from domainbed.lib.files import sha256_of
+from domainbed.lib.files import flushed, sha256_of
 from domainbed.runs import STATE, RunFolder, write_atomic
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ EXIT_CODE = 75
 
 LEAST_SECONDS, MOST_SECONDS = 5.0, 600.0
 """Between two states: at checkpoints, where what may be lost is cheaper than saving; anywhere."""
+
+SHARE = 0.01
+"""Of the time of training, what saving states at checkpoints may take."""
 
 VARIABLE = "DOMAINBED_CHECKPOINT_SECONDS"
 """Tells the jobs of a sweep its --checkpoint_seconds."""
@@ -51,13 +54,19 @@ class _Stop:
     """Whether a signal asked to stop; a run that is training saves its state first."""
 
     def __init__(self) -> None:
-        self.is_asked, self.is_training = False, False
+        self.is_asked, self.is_training, self.is_lost = False, False, False
 
     def ask(self, *_: Any) -> None:
         """Stop after this update, or at once outside of training."""
         self.is_asked = True
         if not self.is_training and threading.current_thread() is threading.main_thread():
             raise Interrupted
+
+    def lose(self) -> None:
+        """Stop without writing anything more: another process has taken the run over."""
+        logger.error("another process took this run over, since this one was silent for so long")
+        self.is_lost = True
+        self.ask()
 
 
 STOP = _Stop()
@@ -66,16 +75,14 @@ STOP = _Stop()
 @contextmanager
 def listening() -> Iterator[None]:
     """Let signals ask to stop meanwhile, where this is the main thread."""
-    STOP.is_asked = False
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, STOP.ask) for number in _SIGNALS}
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, STOP.ask) for number in _SIGNALS} if is_main else {}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        STOP.is_asked = STOP.is_lost = False
 
 
 @dataclass(frozen=True)
@@ -93,15 +100,22 @@ class Keeper:
         self.folder, self.options = folder, options
         given = options.checkpoint_seconds
         self.most = float(os.environ.get(VARIABLE, MOST_SECONDS)) if given is None else given
-        self.saved_at = time.monotonic()
+        self.saved_at, self.cost = time.monotonic(), 0.0
 
     def is_due(self, at_checkpoint: bool) -> bool:
         """Whether to save now, after an update or a checkpoint."""
-        least = min(LEAST_SECONDS, self.most) if at_checkpoint else self.most
-        return STOP.is_asked or time.monotonic() - self.saved_at >= least
+        least = min(max(LEAST_SECONDS, self.cost / SHARE), self.most)
+        gap = least if at_checkpoint else self.most
+        return STOP.is_asked or time.monotonic() - self.saved_at >= gap
 
     def save(self, step: int, algorithm: torch.nn.Module, content: dict[str, Any]) -> None:
-        """Write the state after an update; raises `Interrupted` if a signal asked to stop."""
+        """Write the state after an update; raises `Interrupted` if a signal asked to stop.
+
+        Where it cannot be written, the last one stays.
+        """
+        if STOP.is_lost:
+            raise Interrupted
+        start = time.monotonic()
         everything = {
             **content,
             "step": step,
@@ -109,14 +123,24 @@ class Keeper:
             "optimizers": _optimizers(algorithm),
             "generators": _generators(),
         }
+        try:
+            self._write(step, everything)
+            note = "run it again to go on"
+        except (OSError, RuntimeError) as error:  # torch's own error tells of a full disk, too
+            note = "its state could not be saved"
+            logger.warning("%s after step %d (%s)", note, step, error)
+        self.saved_at = time.monotonic()
+        self.cost = self.saved_at - start
+        if STOP.is_asked:
+            logger.info("interrupted after step %d; %s", step, note)
+            raise Interrupted
+
+    def _write(self, step: int, everything: dict[str, Any]) -> None:
         path = self.folder / f"state-{step}.pt"
         temporary = self.folder / f".{path.name}.{os.getpid()}.tmp"
         try:
-            with open(temporary, "wb") as file:
-                torch.save(everything, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            torch.save(everything, temporary)
+            os.replace(flushed(temporary), path)
         finally:
             temporary.unlink(missing_ok=True)
         results = self.folder / "results.jsonl"
@@ -124,16 +148,12 @@ class Keeper:
             **_identity(self.options),
             "file": path.name,
             "sha256": sha256_of(path),
-            "n_bytes": results.stat().st_size if results.exists() else 0,
+            "n_bytes": flushed(results).stat().st_size if results.exists() else 0,
         }
         write_atomic(self.folder / STATE, json.dumps(about, indent=2, sort_keys=True))
         for other in self.folder.path.glob("state-*.pt"):
             if other != path:
                 other.unlink(missing_ok=True)
-        self.saved_at = time.monotonic()
-        if STOP.is_asked:
-            logger.info("interrupted after step %d; run it again to go on", step)
-            raise Interrupted
 
 
 def find(folder: RunFolder, options: Options, device: torch.device | str) -> State | None:

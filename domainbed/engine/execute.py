@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import torch
-from filelock import Timeout
 
 from domainbed import __version__
 from domainbed.engine import checkpoint, sinks
@@ -19,12 +18,12 @@ from domainbed.engine.run import Run
 from domainbed.engine.trainer import RunFailed
 from domainbed.jobs import Job
 from domainbed.registry import InputError, resolve
-from domainbed.runs import RunFolder
+from domainbed.runs import LOCK, RunFolder
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS = 2.0
-"""How long to wait for a lock: whoever looks whether a run is locked holds it for an instant."""
+LOCK_SECONDS = 2.0
+"""How long to wait for a run folder's lock, since a run that was interrupted may be ending."""
 
 
 def execute(options: Options, function: str | None = None) -> None:
@@ -36,16 +35,9 @@ def execute(options: Options, function: str | None = None) -> None:
     """
     folder = RunFolder(options.output_dir)
     folder.create()
-    try:
-        with folder.lock().acquire(timeout=PROBE_SECONDS):
-            if _is_done_already(folder, options):
-                return
+    with folder.lock(LOCK_SECONDS, checkpoint.STOP.lose):
+        if not _is_done_already(folder, options):
             _execute(options, folder, function)
-    except Timeout:
-        raise InputError(
-            f"{folder.path} is being written by another process; wait for it, or give another "
-            "--output_dir"
-        ) from None
 
 
 def _execute(options: Options, folder: RunFolder, function: str | None) -> None:
@@ -65,7 +57,7 @@ def _execute(options: Options, folder: RunFolder, function: str | None) -> None:
             resolve(function or run.method.execute)(run)
             folder.finish()
         except (InputError, RunFailed) as error:
-            folder.fail(str(error))
+            folder.fail(str(error), 2 if isinstance(error, InputError) else 1)
             raise
         except Exception as error:
             folder.fail(f"{type(error).__name__}: {error}".split("\n")[0])
@@ -86,7 +78,7 @@ def _is_done_already(folder: RunFolder, options: Options) -> bool:
         n += 1
     aside.mkdir()
     for file in folder.path.iterdir():
-        if file.name != ".lock":
+        if not file.name.startswith(LOCK):
             os.replace(file, aside / file.name)
     logger.warning("%s held a run of other arguments, which is in %s now", folder.path, aside)
     return False

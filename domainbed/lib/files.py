@@ -1,8 +1,9 @@
-"""Files by their content."""
+"""Files by their content, and on their way to the disk."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 _CHUNK = 2**20
@@ -15,3 +16,10 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def flushed(path: Path) -> Path:
+    """Wait until a file is on the disk, so that losing power cannot cut it; return its path."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+    return path

@@ -23,6 +23,9 @@ from domainbed.scripts import load_named_plugins, one_line
 __all__ = ["Job", "build_parser", "main", "make_args_list"]
 
 
+IDLE_SECONDS = 10.0
+"""Without a running job, after which --watch ends; between two waves there may be none."""
+
 COMMANDS = ("plan", "launch", "status", "verify", "delete_incomplete")
 
 
@@ -158,10 +161,14 @@ def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
 
 
 def watch(graph: list[Job]) -> int:
-    """Print the status whenever it changes, until nothing runs any more or one is interrupted."""
-    said = sweep.status(graph)
+    """Print the status whenever it changes, until all is done or nothing has run for a while."""
+    said, seen = sweep.status(graph), time.monotonic()
     with contextlib.suppress(KeyboardInterrupt):
-        while any(job.folder.is_locked() for job in graph):
+        while not all(job.folder.is_done for job in graph):
+            if any(job.folder.is_locked() for job in graph):
+                seen = time.monotonic()
+            if time.monotonic() - seen > IDLE_SECONDS:
+                break
             time.sleep(sweep.POLL_SECONDS)
             if (now := sweep.status(graph)) != said:
                 print(f"\n{now}", flush=True)
@@ -170,12 +177,11 @@ def watch(graph: list[Job]) -> int:
 
 
 def delete_incomplete(graph: list[Job], args: argparse.Namespace) -> int:
-    """Delete the folders of interrupted runs."""
+    """Delete the folders of interrupted runs, but for those that run or are done by then."""
     incomplete = [job for job in graph if job.state == INCOMPLETE]
     print(f"About to delete {len(incomplete)} jobs.")
     if incomplete and is_confirmed(args):
-        Job.delete(incomplete)
-        print(f"Deleted {len(incomplete)} jobs!")
+        print(f"Deleted {Job.delete(incomplete)} jobs!")
     return 0
 
 

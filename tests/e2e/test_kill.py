@@ -1,8 +1,6 @@
 """Sweeps that are killed, or launched twice, end as if they had been left alone."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,17 +31,12 @@ def test_hit_often(tmp_path):
 
 
 def test_two_launches_do_each_job_once(tmp_path, plugin):
-    root = tmp_path / "runs"
-    commands = [tiny_sweep.command(root, launcher) for launcher in ("workers", "local")]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-        for command in commands
-    ]
-    said = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert all("8 jobs: 8 done" in text for text in said)
-    outs = [path.read_text() for path in root.rglob("out.txt")]
-    assert len(outs) == 8
-    for text in outs:
-        assert len(re.findall("^Environment:", text, re.MULTILINE)) == 1
-        assert "starting anew" not in text and "going on" not in text
+    launchers = ("workers", "local")
+    both = [chaos.start(tmp_path, [*SWEEP, "--command_launcher", name]) for name in launchers]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    assert (tmp_path / "log.txt").read_text().count("8 jobs: 8 done") == 2
+    ends = chaos.ends(tmp_path)
+    assert len(ends) == 8 and set(ends.values()) == {1}
+    for path in (tmp_path / "runs").rglob("out.txt"):
+        assert not re.search("starting anew|going on|took this run over", path.read_text())
+    assert not list((tmp_path / "runs").rglob(".lock*"))

@@ -13,8 +13,9 @@ import pytest
 
 from domainbed import algorithms, hparams_registry
 from domainbed.engine import checkpoint
+from domainbed.engine.options import Options
 from domainbed.engine.trainer import Trainer
-from domainbed.runs import STATE
+from domainbed.runs import STATE, RunFolder
 from domainbed.scripts import train, train_autolr
 
 pytestmark = pytest.mark.usefixtures("tiny_datasets")
@@ -51,7 +52,7 @@ def undisturbed(folder, main, argv):
     return expected
 
 
-def interrupt(monkeypatch, at, main, argv):
+def interrupt(monkeypatch, at, main, argv, how="ask"):
     """Run a command and ask it to stop after its update number `at`, counted over all training."""
     update, n = Trainer._update, 0
 
@@ -60,7 +61,7 @@ def interrupt(monkeypatch, at, main, argv):
         update(self, *args)
         n += 1
         if n == at:
-            checkpoint.STOP.ask()
+            getattr(checkpoint.STOP, how)()
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_update", counted)
@@ -87,6 +88,14 @@ def test_every_algorithm_goes_on_bit_for_bit(tmp_path, monkeypatch, start, algor
     assert train.main(argv) == 0
     assert f"going on after step {at - 1}" in (cut / "out.txt").read_text()
     assert outcome(cut) == expected and not list(cut.glob("state*"))
+
+
+def test_a_probe_goes_on_bit_for_bit(tmp_path, monkeypatch, start):
+    cut = tmp_path / "run"
+    argv = words(cut, "FineTuning", "--path_init", str(start), "--what_is_trainable", "classifier")
+    expected = undisturbed(cut, train.main, argv)
+    assert interrupt(monkeypatch, 5, train.main, argv) == checkpoint.EXIT_CODE
+    assert train.main(argv) == 0 and outcome(cut) == expected
 
 
 def test_workers_and_many_interruptions_change_nothing(tmp_path, monkeypatch):
@@ -175,6 +184,36 @@ def test_other_arguments_start_anew(interrupted):
     assert {json.loads(line)["args"]["seed"] for line in lines} == {6}
 
 
+def test_a_state_that_cannot_be_written_is_told_and_ends_nothing(tmp_path, monkeypatch, caplog):
+    cut = tmp_path / "run"
+    argv = words(cut, "ERM", "--checkpoint_seconds", "0")
+    expected = undisturbed(cut, train.main, argv)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    assert train.main(argv) == 0 and outcome(cut) == expected
+    assert "could not be saved after step 1 ([Errno 28]" in caplog.text
+    assert not list(cut.glob(".state*"))
+
+
+def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path, monkeypatch):
+    argv = words(tmp_path / "run", "ERM")
+    assert interrupt(monkeypatch, 5, train.main, argv, "lose") == checkpoint.EXIT_CODE
+    assert not list((tmp_path / "run").glob("state*"))
+
+
+def test_states_are_as_far_apart_as_they_are_expensive(tmp_path):
+    keeper = checkpoint.Keeper(RunFolder(tmp_path), Options())
+    for cost, gap in ((0.01, checkpoint.LEAST_SECONDS), (1.0, 1.0 / checkpoint.SHARE)):
+        keeper.cost = cost
+        keeper.saved_at = time.monotonic() - gap + 1
+        assert not keeper.is_due(at_checkpoint=True)
+        keeper.saved_at -= 2
+        assert keeper.is_due(at_checkpoint=True) and not keeper.is_due(at_checkpoint=False)
+
+
 def test_a_state_runs_no_code(interrupted, tmp_path):
     import pickle
 
@@ -191,18 +230,24 @@ def test_a_state_runs_no_code(interrupted, tmp_path):
     assert train.main(argv) == 0 and not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_signals_save_the_state(tmp_path, name):
-    argv = ["--dataset", "RotatedDigits", "--steps", "40", "--checkpoint_freq", "1000"]
-    argv += ["--hparams", '{"batch_size": 2}', "--output_dir", str(tmp_path / "run")]
+def test_signals_save_the_state(tmp_path):
+    folder = tmp_path / "run"
+    argv = ["--dataset", "RotatedDigits", "--steps", "300", "--checkpoint_freq", "299"]
+    argv += ["--hparams", '{"batch_size": 2, "backbone": "mlp"}', "--output_dir", str(folder)]
     command = [sys.executable, "-m", "domainbed.scripts.train", *argv]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not (tmp_path / "run" / "results.jsonl").exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(getattr(signal, name))
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == checkpoint.EXIT_CODE and b"run it again to go on" in err
-    assert (tmp_path / "run" / STATE).exists() and not (tmp_path / "run" / "done").exists()
-    shutil.copytree(tmp_path / "run", tmp_path / "kept")
+
+    def begun():
+        text = (folder / "out.txt").read_text() if (folder / "out.txt").exists() else ""
+        return text.count("going on after step") + (folder / "results.jsonl").exists()
+
+    for n, name in enumerate(["SIGTERM", "SIGUSR1", "SIGINT"]):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while begun() == n and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, name))
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == checkpoint.EXIT_CODE and b"run it again to go on" in err
+        assert (folder / STATE).exists() and not (folder / "done").exists()
+        assert not RunFolder(folder).is_locked()
     assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    assert "going on after step" in (tmp_path / "run" / "out.txt").read_text()
+    assert begun() == 4
