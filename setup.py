@@ -45,6 +45,7 @@ setup(
         "numpy>=1.24",
         "tqdm>=4.65",
         "safetensors>=0.4.3",
+        "orjson>=3.9",
         "scikit-learn>=1.3",
         "matplotlib>=3.8",
         "tomli>=2.0; python_version < '3.11'",

@@ -29,7 +29,7 @@ def measure(job: Job) -> Cost:
     Auxiliary and other finished runs that it starts from need not be there: its weights start
     from the foundation.
     """
-    run = Run(Options.of_args(job.train_args), {})
+    run = Run(Options.of_args(job.args), {})
     algorithm = run.build()
     initial_weights.start(run, algorithm)
     algorithm.train()

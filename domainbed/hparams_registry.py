@@ -114,7 +114,7 @@ def parse_overrides(text: str | None) -> dict[str, Plain]:
     """Read the JSON object of --hparams; raises `InputError` for anything else."""
     try:
         overrides = json.loads(text) if text else {}
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"--hparams was given {text!r}, which is not JSON ({error}); "
             """give an object such as '{"lr": 0.001}'"""

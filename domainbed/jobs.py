@@ -37,14 +37,17 @@ class Need:
 
 
 class Job:
-    """A training run, finished or to be: its arguments, its folder, its command."""
+    """A training run, finished or to be: its arguments, its folder, its command.
+
+    how: arguments of the command that change no number, and so are no part of the identity.
+    """
 
     NOT_LAUNCHED = runs.NOT_LAUNCHED
     INCOMPLETE = runs.INCOMPLETE
     DONE = runs.DONE
 
-    def __init__(self, train_args: Args, sweep_output_dir: str) -> None:
-        self.root = str(sweep_output_dir)
+    def __init__(self, train_args: Args, sweep_output_dir: str, how: Args | None = None) -> None:
+        self.root, self.how = str(sweep_output_dir), how or {}
         identity = {key: value for key, value in train_args.items() if key != "output_dir"}
         text = json.dumps(identity, sort_keys=True)
         self.id = hashlib.md5(text.encode("utf-8")).hexdigest()
@@ -62,10 +65,15 @@ class Job:
         return self.folder.state()
 
     @property
+    def args(self) -> Args:
+        """All arguments of the command."""
+        return {**self.train_args, **self.how}
+
+    @property
     def command_str(self) -> str:
         """The shell command that does this job, quoted so that no argument can break out."""
         words = ["python", "-m", "domainbed.scripts.train"]
-        for key, value in sorted(self.train_args.items()):
+        for key, value in sorted(self.args.items()):
             values = value if isinstance(value, list) else [value]
             words += [f"--{key}", *([] if value is True else map(str, values))]
         return " ".join(map(shlex.quote, words))
@@ -87,7 +95,7 @@ class Job:
         args["hparams"] = known_overrides(args.get("hparams"), algorithm, dataset)
         args = {key: value for key, value in args.items() if value is not None}
         args["seed"] = run_seed(args)
-        return Job(args, self.root if root is None else root)
+        return Job(args, self.root if root is None else root, self.how)
 
     def __str__(self) -> str:
         keys = ("dataset", "algorithm", "test_envs", "hparams_seed")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from typing import Any
+import operator
+from collections.abc import Sequence
 
 import numpy as np
 
 from domainbed.lib.query import Q
-from domainbed.lib.reporting import is_full_data
+from domainbed.lib.reporting import Record, is_full_data
 from domainbed.registry import Registry
 
 SELECTIONS: Registry[type[SelectionMethod]] = Registry(
@@ -17,11 +19,20 @@ SELECTIONS: Registry[type[SelectionMethod]] = Registry(
 Acc = dict[str, float]
 
 
+def mean(values: Sequence[float]) -> float:
+    """Their mean, to the bit as NumPy adds up; for a few that takes longer than the sum itself."""
+    if len(values) >= 8:
+        return float(np.mean(values))
+    return float(functools.reduce(operator.add, values) / len(values))
+
+
 def get_test_records(records: Q) -> Q:
     """The records of runs that hold out a single domain, but of training on all samples."""
-    return records.filter(
-        lambda record: len(record["args"]["test_envs"]) == 1 and not is_full_data(record)
-    )
+    return records.filter(_is_test_record)
+
+
+def _is_test_record(record: Record) -> bool:
+    return len(record["args"]["test_envs"]) == 1 and not is_full_data(record)
 
 
 class SelectionMethod:
@@ -60,7 +71,7 @@ def _test_env(records: Q) -> int:
     return records[0]["args"]["test_envs"][0]
 
 
-def _out_acc_of_training_domains(record: dict[str, Any], test_env: int) -> float | None:
+def _out_acc_of_training_domains(record: Record, test_env: int) -> float | None:
     """Mean accuracy on the out splits of the domains that were trained on."""
     accs = []
     for env in itertools.count():
@@ -68,7 +79,7 @@ def _out_acc_of_training_domains(record: dict[str, Any], test_env: int) -> float
             break
         if env != test_env and f"env{env}_out_acc" in record:
             accs.append(record[f"env{env}_out_acc"])
-    return float(np.mean(accs)) if accs else None
+    return mean(accs) if accs else None
 
 
 @SELECTIONS.register("iid")
@@ -100,12 +111,13 @@ class LeaveOneOutSelectionMethod(SelectionMethod):
     needs_pairs = True
 
     @classmethod
-    def _step_acc(cls, records: Q) -> Acc | None:
+    def _step_acc(cls, records: list[Record]) -> Acc | None:
         """Accuracies at one step, from the run with one test domain and those with two."""
-        test_records = get_test_records(records)
+        test_records = [record for record in records if _is_test_record(record)]
         if len(test_records) != 1:
             return None
-        record, env = test_records[0], _test_env(test_records)
+        (record,) = test_records
+        (env,) = record["args"]["test_envs"]
         if f"env{env}_in_acc" not in record:
             return None
         n_envs = next(i for i in itertools.count() if f"env{i}_out_acc" not in record)
@@ -118,17 +130,17 @@ class LeaveOneOutSelectionMethod(SelectionMethod):
                     val_accs[held_out[0]] = acc
         if not val_accs or len(val_accs) < n_envs - 1:
             return None
-        mean = float(np.mean([val_accs[i] for i in sorted(val_accs)]))
-        return {"val_acc": mean, "test_acc": record[f"env{env}_in_acc"]}
+        val_acc = mean([val_accs[i] for i in sorted(val_accs)])
+        return {"val_acc": val_acc, "test_acc": record[f"env{env}_in_acc"]}
 
     @classmethod
     def run_acc(cls, run_records: Q) -> Acc | None:
         """The best step among those that all runs recorded, the earliest on ties."""
-        by_step = (
-            run_records.sorted("step").group("step").map(lambda step, some: cls._step_acc(some))
-        )
-        accs = by_step.filter_not_none()
-        return accs.argmax("val_acc") if len(accs) else None
+        by_step: dict[int, list[Record]] = {}
+        for record in run_records:
+            by_step.setdefault(record["step"], []).append(record)
+        accs = [acc for step in sorted(by_step) if (acc := cls._step_acc(by_step[step]))]
+        return Q(accs).argmax("val_acc") if accs else None
 
 
 @SELECTIONS.register("oracle")

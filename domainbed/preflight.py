@@ -17,7 +17,7 @@ def check(jobs: Iterable[Job]) -> None:
     """
     tried: dict[tuple, Run] = {}
     for job in jobs:
-        options = Options.of_args(job.train_args)
+        options = Options.of_args(job.args)
         run = tried.get((options.dataset, options.hparams))
         if run is None:
             run = tried[options.dataset, options.hparams] = Run(options, {})

@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ LAST = "model.safetensors"
 BEST = "model_best.safetensors"
 STATE = "state.json"
 LOCK = ".lock"
+DAMAGED = "damaged"
+"""Where damaged run folders are set aside, beside the others."""
+
+_SIGNS = {"run.json", "results.jsonl", "failed", "done", "err.txt"}
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -146,7 +150,7 @@ class RunFolder:
             return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path / 'run.json'} is damaged: {error}") from error
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -231,3 +235,15 @@ class RunFolder:
         with contextlib.suppress(OSError):  # a job may have begun in it by now
             self.path.rmdir()
         return True
+
+
+def run_folders(root: str | Path) -> Iterator[RunFolder]:
+    """Every run folder under `root`, probes' and auxiliary runs' included, by name.
+
+    Links are not followed.
+    """
+    for path, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if name != DAMAGED)
+        if _SIGNS & set(files):
+            names.clear()
+            yield RunFolder(path)

@@ -16,8 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from domainbed import algorithms, datasets, hparams_registry, jobs, planning, protocols, runs
-from domainbed.datasets import image_cache
-from domainbed.engine.options import OPTIONS, PRECISIONS
+from domainbed.engine.options import HOW, OPTIONS, PRECISIONS
 from domainbed.jobs import Job
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, UnknownNameError, nearest
@@ -45,7 +44,7 @@ def read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--config {path!r} cannot be read: {error}; expected TOML") from error
     actions = {action.dest: action for action in parser._actions}
     for key, value in values.items():
@@ -72,7 +71,8 @@ def _checked(path: str, action: argparse.Action, value: Any) -> Any:
             f"{path} gives {action.dest} = {value!r}; expected {shape}{expected.__name__}"
         )
     if action.choices and value not in action.choices:
-        raise UnknownNameError(action.dest, value, map(str, action.choices))
+        unknown = UnknownNameError(action.dest, value, map(str, action.choices))
+        raise InputError(f"{path}: {unknown}")
     return value
 
 
@@ -88,13 +88,9 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
     as_given = ("checkpoint_freq", "foundation", "image_cache_size")
     further = {key: getattr(args, key) for key in as_given}
     further["precision"] = None if args.precision == PRECISIONS[0] else args.precision
-    if args.image_cache:
-        os.environ[image_cache.VARIABLE] = os.path.abspath(args.image_cache)  # for all jobs
     further["protocol"] = protocols.set_name(args.protocol)
     further.update({key: getattr(args, key) for key in OPTIONS}, sweep_seed=args.seed or None)
     further["uda_holdout_fraction"] = args.uda_holdout_fraction or None
-    if args.checkpoint_seconds is not None:
-        os.environ["DOMAINBED_CHECKPOINT_SECONDS"] = str(args.checkpoint_seconds)
     args_list = jobs.make_args_list(
         args.n_trials,
         args.datasets,
@@ -109,7 +105,10 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
         args.hparams,
         **further,
     )
-    asked = [Job(train_args, args.output_dir) for train_args in args_list]
+    if args.image_cache:
+        args.image_cache = os.path.abspath(args.image_cache)
+    how = {key: getattr(args, key) for key in HOW if getattr(args, key) not in (None, False)}
+    asked = [Job(train_args, args.output_dir, how) for train_args in args_list]
     return asked, jobs.with_needs(asked)
 
 

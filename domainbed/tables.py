@@ -14,7 +14,7 @@ import numpy as np
 
 from domainbed import algorithms, datasets
 from domainbed.lib.query import Q
-from domainbed.lib.reporting import get_grouped_records, mixed_protocols
+from domainbed.lib.reporting import distinct_args, get_grouped_records, mixed_protocols
 from domainbed.model_selection import SelectionMethod
 from domainbed.registry import Registry
 
@@ -66,7 +66,7 @@ def build(records: Q, selection: type[SelectionMethod], ddof: int = 0) -> list[T
         for group in get_grouped_records(records)
         if (acc := selection.sweep_acc(group["records"])) is not None
     ]
-    seen = [record["args"] for record in records]
+    seen = distinct_args(records)
     # a dataset or an algorithm without any result still has its row of X
     seen = [args for args in seen if any(env >= 0 for env in args["test_envs"])]
     names = in_order(
@@ -78,12 +78,12 @@ def build(records: Q, selection: type[SelectionMethod], ddof: int = 0) -> list[T
         found.setdefault((group["algorithm"], group["dataset"]), []).append(group)
     tables = []
     for dataset in dataset_names:
-        some = records.filter(lambda r, dataset=dataset: r["args"]["dataset"] == dataset)
-        envs = env_names(some, dataset)
+        envs = env_names(records, dataset)
         table = _dataset_table(found, names, dataset, envs, selection.name, ddof)
-        tables.append(replace(table, protocols=mixed_protocols(some)))
+        mixed = mixed_protocols(args for args in seen if args["dataset"] == dataset)
+        tables.append(replace(table, protocols=mixed))
     table = _averages_table(found, names, dataset_names, selection.name, ddof)
-    return [*tables, replace(table, protocols=mixed_protocols(records))]
+    return [*tables, replace(table, protocols=mixed_protocols(seen))]
 
 
 def _dataset_table(

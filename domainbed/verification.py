@@ -15,33 +15,16 @@ from domainbed.jobs import Job
 from domainbed.lib import reporting, weights
 from domainbed.lib.files import sha256_of
 from domainbed.registry import InputError
-from domainbed.runs import RunFolder
-
-DAMAGED = "damaged"
-"""Where damaged run folders are set aside, beside the others."""
+from domainbed.runs import DAMAGED, RunFolder
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
-
-
-def run_folders(root: str | Path) -> Iterator[RunFolder]:
-    """Every run folder under `root`, probes' and auxiliary runs' included, by name.
-
-    Raises `InputError` where `root` is no folder. Links are not followed.
-    """
-    if not Path(root).is_dir():
-        raise InputError(f"--output_dir was given {str(root)!r}, which is not a folder of runs")
-    for path, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name != DAMAGED)
-        if "results.jsonl" in files or "run.json" in files:
-            names.clear()
-            yield RunFolder(path)
 
 
 def problems(folder: RunFolder) -> list[str]:
     """What is wrong with a run folder, a line each; an unfinished one may lack anything."""
     try:
         description = folder.description()
-    except (InputError, OSError, RecursionError) as error:
+    except (InputError, OSError) as error:
         return [str(error)]
     if not isinstance(description, dict):
         return [f"{folder / 'run.json'} is no JSON object"]

@@ -33,6 +33,9 @@ from ratatouille_algorithms.algorithms import MOVING_AVERAGE, SWAD
 
 logger = logging.getLogger(__name__)
 
+Select = Callable[[Run, Any, list[Path], list[float]], list[Path]]
+"""Chooses members of a run's average, by their weights and ID validation accuracies."""
+
 ALPHAS = [i / 10 for i in range(11)]
 """Coefficients that WiSE tries."""
 
@@ -42,7 +45,7 @@ N_BN_STEPS = 100
 
 def uniform(run: Run) -> None:
     """Average all members of a run with equal weights."""
-    _average(run, lambda algorithm, paths, id_accs: paths)
+    _average(run, "uniform")
 
 
 dagger = uniform
@@ -51,24 +54,41 @@ dagger = uniform
 
 def greedy(run: Run) -> None:
     """Average the members that a greedy search by ID validation accuracy keeps."""
-    _average(run, lambda algorithm, paths, id_accs: select_greedily(run, algorithm, paths, id_accs))
+    _average(run, "greedy")
 
 
-def _average(run: Run, select: Callable[[Any, list[Path], list[float]], list[Path]]) -> None:
+def _average(run: Run, selection: str) -> None:
     paths = [needed_weights(folder, BEST) for folder in run.needs.get("member", [])]
-    headers = weights.check_members(paths)
-    id_accs = [header["id_acc"] for header in headers]
     algorithm = run.build()
+    headers = check(algorithm, paths)
+    id_accs = [header["id_acc"] for header in headers]
+    is_kept = combine(run, algorithm, paths, id_accs, SELECTIONS[selection])
+    members = rows([path.parent.name for path in paths], id_accs, is_kept)
+    finish(run, algorithm, headers, {"n_members": sum(is_kept)}, members=members)
+
+
+def check(algorithm: Any, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The headers of members, or `InputError` unless they fit each other and share their origin."""
+    headers = weights.check_members(paths)
     if not trains_batch_norms(algorithm):
         weights.check_same_buffers(paths)
-    chosen = select(algorithm, paths, id_accs)
+    return headers
+
+
+def combine(
+    run: Run, algorithm: Any, paths: list[Path], id_accs: list[float], select: Select
+) -> list[bool]:
+    """Put the mean of the members that `select` chooses into a network; return which those are."""
+    chosen = select(run, algorithm, paths, id_accs)
     weights.uniform(chosen, weights.places(algorithm, chosen[0]))
-    members = [
-        {"run": path.parent.name, "id_acc": acc, "is_kept": path in chosen}
-        for path, acc in zip(paths, id_accs)
-    ]
     settle_batch_norms(run, algorithm)
-    finish(run, algorithm, headers, {"n_members": len(chosen)}, members=members)
+    return [path in chosen for path in paths]
+
+
+def rows(names: list[str], id_accs: list[float], is_kept: list[bool]) -> list[dict[str, Any]]:
+    """What provenance tells of members."""
+    keys = ("run", "id_acc", "is_kept")
+    return [dict(zip(keys, row)) for row in zip(names, id_accs, is_kept)]
 
 
 def select_greedily(
@@ -100,6 +120,12 @@ def select_greedily(
         so_far.unlink(missing_ok=True)
     logger.info("kept %d of %d members", len(chosen), len(paths))
     return chosen
+
+
+SELECTIONS: dict[str, Select] = {
+    "uniform": lambda run, algorithm, paths, id_accs: paths,
+    "greedy": select_greedily,
+}
 
 
 def moving_average(run: Run) -> None:

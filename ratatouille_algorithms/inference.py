@@ -28,6 +28,7 @@ from domainbed.lib import weights as weight_files
 from domainbed.registry import InputError
 from domainbed.runs import BEST, RunFolder
 from ratatouille_algorithms import averages, weights
+from ratatouille_algorithms.inventory import is_average
 
 FOREIGN = ("model_best.pkl", "network_best.pkl", "model.pkl")
 """Weights of public code, those best by ID validation first."""
@@ -71,37 +72,29 @@ def average(args: argparse.Namespace) -> list[str]:
         algorithm, paths = run.build(), []
         for i, member in enumerate(members):
             paths.append(member.file if member.is_ours else _converted(member, scratch / str(i)))
-        headers = _fitting(algorithm, paths, members[0].is_ours)
-        kept = paths
-        if args.weight_selection == "greedy":
-            accs = [member.id_acc for member in members]
-            kept = averages.select_greedily(run, algorithm, paths, accs)
-        weights.uniform(kept, weights.places(algorithm, kept[0]))
-        rows = [
-            {"run": str(member.folder.path), "id_acc": member.id_acc, "is_kept": path in kept}
-            for member, path in zip(members, paths)
-        ]
+        if members[0].is_ours:
+            headers = averages.check(algorithm, paths)
+        else:  # nobody recorded their origin
+            headers = weights.check_layouts(paths)
+        id_accs = [member.id_acc for member in members]
+        select = averages.SELECTIONS[args.weight_selection]
+        is_kept = averages.combine(run, algorithm, paths, id_accs, select)
+        names = [str(member.folder.path) for member in members]
         run.options = replace(
             run.options, algorithm=f"{run.options.algorithm}_{args.weight_selection}", hparams=None
         )
         accs_of_all = averages.finish(
-            run, algorithm, headers, {"n_members": len(kept)}, members=rows
+            run,
+            algorithm,
+            headers,
+            {"n_members": sum(is_kept)},
+            members=averages.rows(names, id_accs, is_kept),
         )
         if args.output_dir:
             folder.finish()
-    print(table(members, [row["is_kept"] for row in rows]))
-    print(result(run, accs_of_all, len(kept)))
+    print(table(members, is_kept))
+    print(result(run, accs_of_all, sum(is_kept)))
     return left_out
-
-
-def _fitting(algorithm: Any, paths: list[Path], is_ours: bool) -> list[dict[str, Any]]:
-    """The headers of weights that fit each other; ours must have one origin, too."""
-    if not is_ours:
-        return weights.check_layouts(paths)
-    headers = weights.check_members(paths)
-    if not averages.trains_batch_norms(algorithm):
-        weights.check_same_buffers(paths)
-    return headers
 
 
 def find(args: argparse.Namespace) -> tuple[list[Member], list[str]]:
@@ -153,14 +146,13 @@ def _member(folder: RunFolder, args: argparse.Namespace) -> Member | None:
 def _is_asked_for(theirs: dict[str, Any], args: argparse.Namespace) -> bool:
     """Whether a run trained all layers on the dataset in this trial, holding out the domain."""
     name = theirs["algorithm"]
-    is_made = name in algorithms.REGISTRY and not algorithms.get_method(name).trains
     return (
         theirs["dataset"] == args.dataset
         and theirs["test_envs"] == [args.test_env]
         and args.trial_seed in (-1, theirs["trial_seed"])
         and theirs.get("what_is_trainable", "all") == "all"
         and args.algorithm in (None, name)
-        and not is_made
+        and not is_average(name)
         and name.rpartition("_")[2] not in ("uniform", "greedy")
     )
 

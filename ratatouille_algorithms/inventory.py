@@ -6,8 +6,6 @@ Nothing that a file says is trusted to be of the expected type: what is not is a
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,10 @@ from domainbed import algorithms
 from domainbed.lib import reporting
 from domainbed.lib.reporting import Record
 from domainbed.registry import InputError
-from domainbed.runs import FAILED, INCOMPLETE, RunFolder
+from domainbed.runs import FAILED, INCOMPLETE, RunFolder, run_folders
 
 RUN, PROBE, AUXILIARY, AVERAGE = "fine-tuning or training", "linear probe", "auxiliary", "average"
 KINDS = (RUN, PROBE, AUXILIARY, AVERAGE)
-
-_SIGNS = {"run.json", "results.jsonl", "failed", "done", "err.txt"}
 
 
 @dataclass(frozen=True)
@@ -107,10 +103,7 @@ class Run:
 
 def is_average(algorithm: str) -> bool:
     """Whether an algorithm is made from finished runs instead of being trained."""
-    if algorithm not in algorithms.REGISTRY:
-        return False
-    method = algorithms.REGISTRY[algorithm]
-    return method.execute != algorithms.Method.execute
+    return algorithm in algorithms.REGISTRY and not algorithms.get_method(algorithm).trains
 
 
 def number(value: Any) -> float | None:
@@ -135,25 +128,18 @@ def read(folder: str | Path) -> list[Run]:
     """All runs in a sweep's folder and in the folders of probes and auxiliary runs below it."""
     if not Path(folder).is_dir():
         raise InputError(f"--input_dir was given {str(folder)!r}, which is not a folder of runs")
-    found = [_read_run(path) for path in _run_folders(folder)]
+    below = (path for path in sorted(Path(folder).iterdir()) if not path.is_symlink())
+    found = [_read_run(run) for path in below for run in run_folders(path)]
     if not found:
         raise InputError(f"--input_dir {str(folder)!r} holds no run folders")
     return found
 
 
-def _run_folders(folder: str | Path) -> Iterator[Path]:
-    for path, names, files in os.walk(folder):
-        names.sort()
-        if _SIGNS & set(files) and Path(path) != Path(folder):
-            names.clear()
-            yield Path(path)
-
-
-def _read_run(path: Path) -> Run:
-    folder, problems = RunFolder(path), []
+def _read_run(folder: RunFolder) -> Run:
+    path, problems = folder.path, []
     try:
         description = folder.description()
-    except (InputError, OSError, RecursionError) as error:
+    except (InputError, OSError) as error:
         description = {}
         problems.append(str(error))
     records, n_bad = _read_records(path / "results.jsonl")

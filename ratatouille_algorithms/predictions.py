@@ -15,8 +15,7 @@ import torch
 
 from domainbed.datasets.base import evaluation_view
 from domainbed.engine import rng
-from domainbed.engine.evaluator import BATCH_IN_MEMORY, BATCH_OF_FILES, is_right
-from domainbed.engine.loading import Sequential, is_in_memory
+from domainbed.engine.evaluator import Evaluator, is_right
 from domainbed.engine.run import Run
 from domainbed.lib import weights
 from domainbed.registry import InputError
@@ -83,11 +82,10 @@ def predict(network: Any, run: Run, samples: Samples) -> Predictions:
 
 
 def _batches(run: Run, samples: Samples) -> Any:
+    views = [evaluation_view(environment) for environment in run.environments]
+    evaluator = Evaluator(views, {}, run.device, run.num_workers)
     for env, keys in samples.items():
-        view = evaluation_view(run.environments[env])
-        in_memory = is_in_memory(view)
-        batches = Sequential(view, keys, BATCH_IN_MEMORY if in_memory else BATCH_OF_FILES, env)
-        for x, y in batches.loader(0 if in_memory else run.num_workers):
+        for x, y in evaluator.batches(env, keys):
             yield env, x, y
 
 

@@ -40,9 +40,6 @@ LEAST_SECONDS, MOST_SECONDS = 5.0, 600.0
 SHARE = 0.01
 """Of the time of training, what saving states at checkpoints may take."""
 
-VARIABLE = "DOMAINBED_CHECKPOINT_SECONDS"
-"""Tells the jobs of a sweep its --checkpoint_seconds."""
-
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if os.name == "posix" else [])]
 
 
@@ -99,7 +96,7 @@ class Keeper:
     def __init__(self, folder: RunFolder, options: Options) -> None:
         self.folder, self.options = folder, options
         given = options.checkpoint_seconds
-        self.most = float(os.environ.get(VARIABLE, MOST_SECONDS)) if given is None else given
+        self.most = MOST_SECONDS if given is None else given
         self.saved_at, self.cost = time.monotonic(), 0.0
 
     def is_due(self, at_checkpoint: bool) -> bool:

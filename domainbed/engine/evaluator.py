@@ -97,19 +97,23 @@ class Evaluator:
         self, algorithm: Any, env: int, keys: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Whether each of the samples `keys` is classified rightly, and its cross-entropy."""
-        environment = self.environments[env]
-        in_memory = is_in_memory(environment)
-        workers = 0 if in_memory else self.num_workers
-        size = BATCH_IN_MEMORY if in_memory else BATCH_OF_FILES
-        batches = Sequential(environment, keys, size, env)
         was_training = algorithm.training
         algorithm.eval()
         right, losses = [torch.empty(0, dtype=torch.bool)], [torch.empty(0)]
         with rng.preserved(), torch.no_grad():
-            for x, y in batches.loader(workers):
+            for x, y in self.batches(env, keys):
                 logits, y = algorithm.predict(x.to(self.device)), y.to(self.device)
                 right.append(is_right(logits, y).cpu())
                 losses.append(cross_entropies(logits, y).cpu())
         if was_training:
             algorithm.train()
         return torch.cat(right), torch.cat(losses)
+
+    def batches(self, env: int, keys: Sequence[int]) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels of samples of a domain as networks see them in evaluation, in order."""
+        environment = self.environments[env]
+        in_memory = is_in_memory(environment)
+        batches = Sequential(
+            environment, keys, BATCH_IN_MEMORY if in_memory else BATCH_OF_FILES, env
+        )
+        return batches.loader(0 if in_memory else self.num_workers)

@@ -109,6 +109,9 @@ class Options:
         return list(value) if isinstance(value, tuple) else value
 
 
+HOW = ("image_cache", "checkpoint_seconds", "save_model_every_checkpoint")
+"""How the runs of a sweep are run: arguments that change no number."""
+
 _ALWAYS = (
     "dataset algorithm test_envs holdout_fraction hparams_seed data_dir task trial_seed seed"
 ).split()
@@ -137,7 +140,6 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--test_envs", type=int, nargs="+", default=list(o.test_envs), help="-1 holds out none")
     add("--output_dir", default=o.output_dir)
     add("--skip_model_save", action="store_true")
-    add("--save_model_every_checkpoint", action="store_true")
     add("--path_init", metavar="PATH", help="start from the weights of a run folder or a file")
     add("--what_is_trainable", choices=("all", "classifier"), default="all")
     add("--num_workers", type=int, help="processes that load data; 0 loads in this one")
@@ -187,6 +189,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="S",
         help="save the state of training at least so often (default 600)",
+    )
+    add(
+        "--save_model_every_checkpoint",
+        action="store_true",
+        help="keep the weights of each checkpoint in model_step<N>.safetensors",
     )
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
     for name, option in OPTIONS.items():

@@ -7,6 +7,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -62,6 +63,7 @@ class Trainer:
         at_checkpoint = step % self.run.checkpoint_freq == 0 or is_last
         if at_checkpoint:
             self._checkpoint(step)
+        # asked anew: the checkpoint may have lowered n_steps
         if step != self.n_steps - 1 and self.keeper.is_due(at_checkpoint):
             self.keeper.save(step, self.algorithm, self.saved())
 
@@ -142,11 +144,8 @@ def train_with(run: Run, make: Callable[[Run, Any], T]) -> T:
     run.provenance = initial_weights.start(run, algorithm)
     run.folder.describe(run.description())
     is_probe = run.options.what_is_trainable == "classifier"
-    if is_probe and vars(type(algorithm)).get("reads_features_alone"):
-        with frozen.features_once(run, algorithm):
-            trainer = make(run, algorithm)
-            trainer.train()
-    else:
+    is_cached = is_probe and vars(type(algorithm)).get("reads_features_alone")
+    with frozen.features_once(run, algorithm) if is_cached else nullcontext():
         trainer = make(run, algorithm)
         trainer.train()
     return trainer

@@ -8,7 +8,6 @@ from typing import Any, TextIO
 from domainbed.engine.splits import make_weights_for_balanced_classes, split_dataset
 from domainbed.lib.console import print_row
 from domainbed.lib.seeds import seed_hash
-from domainbed.registry import resolve
 
 __all__ = [
     "Tee",
@@ -18,26 +17,6 @@ __all__ = [
     "seed_hash",
     "split_dataset",
 ]
-
-WITH_TORCH = {
-    "accuracy": "domainbed.engine.evaluator",
-    **dict.fromkeys(
-        (
-            "ErmPlusPlusMovingAvg",
-            "LARS",
-            "MovingAverage",
-            "Nonparametric",
-            "ParamDict",
-            "SupConLossLambda",
-            "l2_between_dicts",
-            "proj",
-            "random_pairs_of_minibatches",
-            "split_meta_train_test",
-        ),
-        "domainbed.algorithms.helpers",
-    ),
-}
-"""Name -> module of what needs torch, which is imported only when asked for."""
 
 
 def print_separator() -> None:
@@ -69,6 +48,10 @@ class Tee:
 
 
 def __getattr__(name: str) -> Any:
-    if name in WITH_TORCH:
-        return resolve(f"{WITH_TORCH[name]}:{name}")
+    if not name.startswith("_"):
+        from domainbed.algorithms import helpers  # torch, only when asked for
+        from domainbed.engine import evaluator
+
+        if name == "accuracy" or name in helpers.__all__:
+            return getattr(evaluator if name == "accuracy" else helpers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -72,17 +73,17 @@ class Q:
     def __add__(self, other: Iterable[Any]) -> Q:
         return Q(self._list + list(other))
 
-    def _append(self, item: Any) -> None:
-        self._list.append(item)
-
     def group(self, selector: Selector) -> Q:
         """Pairs (key, Q of the items that have it), in order of first appearance."""
         get = make_selector_fn(selector)
-        groups: dict[Any, tuple[Any, Q]] = {}
+        groups: dict[Any, tuple[Any, list[Any]]] = {}
         for item in self._list:
             key = get(item)
-            groups.setdefault(hashable(key), (key, Q([])))[1]._append(item)
-        return Q(groups.values())
+            name = key if type(key) is int else hashable(key)
+            if name not in groups:
+                groups[name] = key, []
+            groups[name][1].append(item)
+        return Q((key, Q(items)) for key, items in groups.values())
 
     def group_map(self, selector: Selector, fn: Callable[[Any, Q], Any]) -> Q:
         """What a function of (key, group) makes of each group."""
@@ -178,6 +179,8 @@ def _takes_parts(fn: Any) -> bool:
     """Whether a function has more than one positional parameter without a default."""
     if isinstance(fn, (str, list, tuple)) or not callable(fn):
         return False
+    if isinstance(fn, FunctionType):  # what follows would say the same, and take its time
+        return fn.__code__.co_argcount - len(fn.__defaults__ or ()) > 1
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):

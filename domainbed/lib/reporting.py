@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from domainbed.lib.query import Q
 from domainbed.registry import InputError
@@ -44,10 +47,12 @@ def read_records(path: str | Path) -> tuple[list[Record], list[str]]:
         raise InputError(f"--input_dir was given {str(path)!r}, which is not a folder of runs")
     records: dict[tuple[str, int], Record] = {}
     problems: list[str] = []
-    for run in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        file, n_bad = run / "results.jsonl", 0
+    args, identity = None, ""
+    for run in sorted(entry.path for entry in os.scandir(folder) if entry.is_dir()):
+        file, n_bad = os.path.join(run, "results.jsonl"), 0
         try:
-            lines = file.read_bytes().splitlines()
+            with open(file, "rb") as stream:
+                lines = stream.read().splitlines()
         except FileNotFoundError:  # a run that has not written yet
             continue
         except OSError as error:
@@ -58,8 +63,13 @@ def read_records(path: str | Path) -> tuple[list[Record], list[str]]:
             if record is None:
                 n_bad += bool(line.strip())
                 continue
-            identity = {k: v for k, v in record["args"].items() if k != "output_dir"}
-            key = (json.dumps(identity, sort_keys=True), record["step"])
+            if record["args"] == args:
+                record["args"] = args  # of one run they are the same: held and named once
+            else:
+                args = record["args"]
+                without_place = {k: v for k, v in args.items() if k != "output_dir"}
+                identity = json.dumps(without_place, sort_keys=True)
+            key = (identity, record["step"])
             records.pop(key, None)
             records[key] = record
         if n_bad:
@@ -70,29 +80,29 @@ def read_records(path: str | Path) -> tuple[list[Record], list[str]]:
 def parse_record(line: bytes) -> Record | None:
     """A record, or None for a line that is not a whole and well-formed one."""
     try:
-        record = json.loads(line, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        record = orjson.loads(line)  # refuses numbers that are none, and halves of characters
+    except orjson.JSONDecodeError:
         return None
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None
     args = record.get("args")
     if not isinstance(args, dict) or not isinstance(record.get("hparams", {}), dict):
         return None
-    is_whole = all(type(args.get(key)) is kind for key, kind in _ARGS.items())
-    is_whole = is_whole and all(type(env) is int for env in args["test_envs"])
-    numbers = [value for key, value in record.items() if key.endswith("_acc")]
-    # a float32 mean of ones can pass 1 by a rounding error
-    is_whole = is_whole and all(type(x) in (int, float) and 0 <= x < 1.001 for x in numbers)
-    return record if is_whole else None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
+    for key, kind in _ARGS.items():
+        if type(args.get(key)) is not kind:
+            return None
+    for env in args["test_envs"]:
+        if type(env) is not int:
+            return None
+    for key, value in record.items():  # a float32 mean of ones can pass 1 by a rounding error
+        if key.endswith("_acc") and not (type(value) in (int, float) and 0 <= value < 1.001):
+            return None
+    return record
 
 
 def is_full_data(record: Record) -> bool:
     """Whether a record is of train_autolr's second training, which holds nothing out."""
-    return any(key.startswith("fd_env") for key in record)
+    return "fd_env0_in_acc" in record  # all domains are measured, and the first one is always there
 
 
 def mixtures(records: list[Record]) -> list[str]:
@@ -103,27 +113,31 @@ def mixtures(records: list[Record]) -> list[str]:
     """
     seen: dict[tuple, set[str]] = defaultdict(set)
     shown = [r for r in records if any(env >= 0 for env in r["args"]["test_envs"])]
-    for record in shown:
-        args = record["args"]
+    kinds = {(id(r["args"]), is_full_data(r)): r["args"] for r in shown}
+    for (_, is_full), args in kinds.items():
         for key in ("holdout_fraction", "steps", "hparams"):
-            if key != "holdout_fraction" or not is_full_data(record):
+            if key != "holdout_fraction" or not is_full:
                 seen[args["dataset"], args["algorithm"], key].add(json.dumps(args.get(key)))
     problems = [
         f"{dataset}, {algorithm}: runs with different --{key} are mixed: {', '.join(sorted(some))}"
         for (dataset, algorithm, key), some in seen.items()
         if len(some) > 1
     ]
-    for dataset in dict.fromkeys(record["args"]["dataset"] for record in shown):
-        mixed = mixed_protocols(r for r in shown if r["args"]["dataset"] == dataset)
-        if mixed:
+    every = distinct_args(shown)
+    for dataset in dict.fromkeys(args["dataset"] for args in every):
+        if mixed := mixed_protocols(args for args in every if args["dataset"] == dataset):
             problems.append(f"{dataset}: runs of different protocols are in one table: {mixed}")
     return problems
 
 
-def mixed_protocols(records: Iterable[Record]) -> str:
-    """The protocols of records, "" for a single one; public DomainBed's records name none."""
-    args = [record["args"] for record in records]
-    shown = [some for some in args if any(env >= 0 for env in some["test_envs"])]
+def distinct_args(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The args of records, once for all those that share them, as a run's that were read do."""
+    return list({id(record["args"]): record["args"] for record in records}.values())
+
+
+def mixed_protocols(every_args: Iterable[dict[str, Any]]) -> str:
+    """The protocols of runs, "" for a single one; public DomainBed's records name none."""
+    shown = [some for some in every_args if any(env >= 0 for env in some["test_envs"])]
     names = {some.get("protocol") or "(none recorded)" for some in shown}
     return ", ".join(sorted(names)) if len(names) > 1 else ""
 
@@ -134,11 +148,13 @@ def get_grouped_records(records: Q) -> Q:
     A run with two test envs is in two groups; one without any, an auxiliary run, in none.
     """
     groups: dict[tuple, list[Record]] = defaultdict(list)
+    of_run: dict[int, list[list[Record]]] = {}
     for record in records:
         args = record["args"]
-        for env in args["test_envs"]:
-            if env >= 0:
-                key = (args["trial_seed"], args["dataset"], args["algorithm"], env)
-                groups[key].append(record)
+        if id(args) not in of_run:
+            run = args["trial_seed"], args["dataset"], args["algorithm"]
+            of_run[id(args)] = [groups[(*run, env)] for env in args["test_envs"] if env >= 0]
+        for group in of_run[id(args)]:
+            group.append(record)
     names = ("trial_seed", "dataset", "algorithm", "test_env")
     return Q({**dict(zip(names, key)), "records": Q(some)} for key, some in groups.items())

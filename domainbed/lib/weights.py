@@ -200,4 +200,12 @@ def _read_pickle(path: Path) -> State:
     foreign = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
     if foreign:
         raise InputError(f"{path} holds {foreign[0]!r}, which is not a tensor")
+    bloated = [k for k, v in content.items() if _would_grow(v)]
+    if bloated:
+        raise InputError(f"{path} says that {bloated[0]!r} is larger than what it holds of it")
     return content
+
+
+def _would_grow(tensor: torch.Tensor) -> bool:
+    """Whether a copy would take more memory than a tensor has: strides can repeat numbers."""
+    return tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes()

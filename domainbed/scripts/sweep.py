@@ -9,15 +9,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from domainbed import algorithms, command_launchers, datasets, planning, pruning, sweep
 from domainbed.command_launchers.options import parse_options
 from domainbed.engine.options import add_common_arguments
 from domainbed.jobs import Job, make_args_list
 from domainbed.model_selection import SELECTIONS
-from domainbed.registry import Registry
-from domainbed.runs import INCOMPLETE
+from domainbed.registry import InputError, Registry
+from domainbed.runs import INCOMPLETE, run_folders
 from domainbed.scripts import load_named_plugins, one_line
 
 __all__ = ["Job", "build_parser", "main", "make_args_list"]
@@ -118,8 +119,11 @@ def verify(args: argparse.Namespace) -> int:
     """Check every run folder of the sweep's; 1 if one is damaged, set aside or not."""
     from domainbed import verification  # torch, to look into weights
 
+    if not args.output_dir or not Path(args.output_dir).is_dir():
+        given = args.output_dir
+        raise InputError(f"--output_dir was given {given!r}, which is not a folder of runs")
     n_runs = n_damaged = 0
-    for folder in verification.run_folders(args.output_dir or ""):
+    for folder in run_folders(args.output_dir):
         found = [] if folder.is_locked() else verification.problems(folder)
         n_runs, n_damaged = n_runs + 1, n_damaged + bool(found)
         for problem in found:
@@ -144,20 +148,32 @@ def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
     if not is_confirmed(args):
         return 0
     launcher = command_launchers.REGISTRY[args.command_launcher]
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if not getattr(launcher, "only_prints", False):
-            from domainbed import preflight  # torch, once there is work to do
+        with _terminable():
+            if not getattr(launcher, "only_prints", False):
+                from domainbed import preflight  # torch, once there is work to do
 
-            preflight.check(job for job in graph if not job.folder.is_done)
-        if hasattr(launcher, "launch_graph"):
-            options = parse_options(args.launcher_options)
-            return sweep.launch_at_once(graph, launcher, options, args.output_dir)
-        return sweep.launch(graph, launcher, args.retries, prune)
+                preflight.check(job for job in graph if not job.folder.is_done)
+            if hasattr(launcher, "launch_graph"):
+                options = parse_options(args.launcher_options)
+                return sweep.launch_at_once(graph, launcher, options, args.output_dir)
+            return sweep.launch(graph, launcher, args.retries, prune)
     except KeyboardInterrupt:
         print("Interrupted; launch again to go on.", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM interrupt like Ctrl-C, where this thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def watch(graph: list[Job]) -> int:

