@@ -90,8 +90,11 @@ class Bench:
             peaks, is_over = [0.0], threading.Event()
 
             def watch() -> None:
-                while not is_over.wait(0.2):
+                wait = 0.05
+                while not is_over.wait(wait):
+                    begun = time.thread_time()
                     peaks.append(memory(process.pid))
+                    wait = max(0.05, 50 * (time.thread_time() - begun))  # 2 % of a core at most
 
             thread = threading.Thread(target=watch)
             thread.start()

@@ -5,15 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from domainbed import algorithms, datasets, hparams_registry, jobs, planning, protocols, runs
 from domainbed.engine.options import HOW, OPTIONS, PRECISIONS
@@ -29,9 +24,6 @@ else:
 
 RECENT = 50
 """Jobs by which the pace is told."""
-
-POLL_SECONDS = 1.0
-"""Between two looks at what runs elsewhere."""
 
 NAMED = 20
 """Waiting jobs that a report names."""
@@ -202,103 +194,6 @@ def launch_at_once(
         print("The jobs were handed on; `sweep status` with the same arguments tells how it goes.")
         return 0
     return report(graph, {job.output_dir for job in graph if job.folder.is_done})
-
-
-def launch(
-    graph: list[Job],
-    launcher: Callable[[list[str]], Any],
-    retries: int = 0,
-    after_wave: Callable[[], Any] = lambda: None,
-) -> int:
-    """Run all jobs of a graph that are not done, in waves; return an exit code.
-
-    A wave is every job whose needs are done, those with the longest way ahead first. A job that
-    fails is tried `retries` times more; it holds back those that need it and no others. One that
-    runs elsewhere is waited for, and taken over if it does not get done there. 0 means that all is
-    done.
-    """
-    tries: Counter[str] = Counter()
-    ahead = _jobs_ahead(graph)
-    while True:
-        done = {job.output_dir for job in graph if job.folder.is_done}
-        ready, elsewhere = _ready(graph, done, lambda job: tries[job.output_dir] <= retries)
-        if elsewhere and not ready:
-            _wait_for(elsewhere)
-            continue
-        if not ready:
-            return report(graph, done)
-        ready.sort(key=lambda job: -ahead[job.output_dir])
-        with _live_line(graph, ready, done):
-            Job.launch(ready, launcher)
-        after_wave()
-        tries.update(job.output_dir for job in ready if not job.folder.is_locked())
-        if not any((job.folder / "run.json").exists() for job in ready):
-            print(f"{len(ready)} jobs were handed on; launch again when they have run.")
-            return 0
-
-
-def _ready(
-    graph: list[Job], done: set[str], may_try: Callable[[Job], bool]
-) -> tuple[list[Job], list[Job]]:
-    """Jobs that can start now, and those that run elsewhere."""
-    left = [
-        job
-        for job in graph
-        if job.output_dir not in done and all(need.job.output_dir in done for need in job.needs)
-    ]
-    locked = {job.output_dir for job in left if job.folder.is_locked()}
-    ready = [job for job in left if may_try(job) and job.output_dir not in locked]
-    return ready, [job for job in left if job.output_dir in locked]
-
-
-def _wait_for(elsewhere: list[Job]) -> None:
-    """Wait until one of the jobs that another process runs ends."""
-    holder = elsewhere[0].folder.holder() or "another process"
-    print(f"{len(elsewhere)} jobs run elsewhere, such as by {holder}; waiting", flush=True)
-    while all(job.folder.is_locked() for job in elsewhere):
-        time.sleep(POLL_SECONDS)
-
-
-def _jobs_ahead(graph: list[Job]) -> dict[str, int]:
-    """For each job how many further waves wait for it."""
-    ahead = dict.fromkeys((job.output_dir for job in graph), 0)
-    for job in reversed(graph):
-        for need in job.needs:
-            name = need.job.output_dir
-            ahead[name] = max(ahead[name], ahead[job.output_dir] + 1)
-    return ahead
-
-
-@contextmanager
-def _live_line(graph: list[Job], ready: list[Job], done: set[str]):
-    """Show how many jobs are done, failed and waiting, while a wave runs."""
-    stop = threading.Event()
-    bar = tqdm(total=len(graph), initial=len(done), unit="job", disable=None)
-    if bar.disable:
-        print(f"running {len(ready)} of {len(graph)} jobs, {len(done)} are done", flush=True)
-
-    def watch() -> None:
-        left = {job.output_dir: job.folder for job in ready}
-        n_failed = 0
-        while not stop.wait(0.5):
-            for name, folder in list(left.items()):
-                if folder.is_done or (folder / "failed").exists():
-                    n_failed += not folder.is_done
-                    bar.update(folder.is_done)
-                    del left[name]
-            n_waiting = len(graph) - len(done) - len(ready) + len(left)
-            bar.set_postfix(failed=n_failed, waiting=n_waiting)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    if not bar.disable:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        if not bar.disable:
-            thread.join()
-        bar.close()
 
 
 def report(graph: list[Job], done: set[str]) -> int:

@@ -1,7 +1,8 @@
 """Launchers: each takes shell commands that may run at once, and returns when they ended.
 
 What became of a job is read from its run folder, never from the launcher. One that runs nothing
-has the attribute `only_prints`, and its jobs' data need not be there. One that takes a whole sweep
+has the attribute `only_prints`, and its jobs' data need not be there. One that takes jobs one by
+one, each as soon as it can start, has `launch_queue(queue, options)`. One that takes a whole sweep
 at once has `launch_graph(waves, options, root)`, which tells whether all jobs have ended, and
 `check_options(options)`; see `slurm`.
 """

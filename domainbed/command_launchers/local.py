@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from domainbed.runs import RunFolder
 
@@ -24,25 +24,53 @@ def arguments(command: str) -> list[str]:
     return [sys.executable, *words[1:]] if words[:1] == ["python"] else words
 
 
-def run_all(commands: Sequence[str], slots: Sequence[Mapping[str, str]]) -> None:
+class Queue(Protocol):
+    """Jobs to be done, one by one, such as `domainbed.launching.Queue`."""
+
+    def take(self) -> str | None:
+        """The next command; None if there is none now."""
+
+    def ended(self, command: str, seconds: float) -> None:
+        """Note that a command ended, and how long it took."""
+
+
+class Commands:
+    """A queue of commands that wait for nothing."""
+
+    def __init__(self, commands: Sequence[str]) -> None:
+        self._left = list(reversed(commands))
+
+    def take(self) -> str | None:
+        """The next command."""
+        return self._left.pop() if self._left else None
+
+    def ended(self, command: str, seconds: float) -> None:
+        """Nothing follows."""
+
+
+def run_queue(queue: Queue, slots: Sequence[Mapping[str, str]]) -> None:
     """Run commands, one at a time in each slot, with its variables; return when all have ended.
 
     An interruption ends those that run, their state saved.
     """
-    waiting = [arguments(command) for command in reversed(commands)]
-    running: dict[int, subprocess.Popen] = {}
+    running: dict[int, tuple[str, subprocess.Popen, float]] = {}
     try:
-        while waiting or running:
+        while True:
             for slot, variables in enumerate(slots):
-                if slot in running and running[slot].poll() is not None:
-                    note_crash(running[slot].args, running.pop(slot).returncode)
-                if waiting and slot not in running:
-                    running[slot] = start(waiting.pop(), variables)
+                if slot in running and running[slot][1].poll() is not None:
+                    command, process, since = running.pop(slot)
+                    note_crash(process.args, process.returncode)
+                    queue.ended(command, time.monotonic() - since)
+                if slot not in running and (next_one := queue.take()) is not None:
+                    process = start(arguments(next_one), variables)
+                    running[slot] = next_one, process, time.monotonic()
+            if not running:
+                return
             time.sleep(_POLL_SECONDS)
     finally:
-        for process in running.values():
+        for _, process, _ in running.values():
             process.terminate()
-        for process in running.values():
+        for _, process, _ in running.values():
             process.wait()
 
 
@@ -62,7 +90,10 @@ def note_crash(words: Any, code: int | None) -> None:
 
 def local_launcher(commands: list[str]) -> None:
     """Run the commands in turn."""
-    run_all(commands, [{}])
+    run_queue(Commands(commands), [{}])
+
+
+local_launcher.launch_queue = lambda queue, _: run_queue(queue, [{}])  # type: ignore[attr-defined]
 
 
 def dummy_launcher(commands: list[str]) -> None:

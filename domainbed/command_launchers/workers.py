@@ -1,8 +1,8 @@
 """Worker processes that import torch once and do one job after another.
 
 Each has one core, or one GPU where there are any, so that N of them share the machine without
-getting in each other's way and a job's numbers do not depend on how many others run. They live
-from one wave of a sweep to the next, keep the last datasets in memory, and end with their parent.
+getting in each other's way and a job's numbers do not depend on how many others run. They keep
+the last datasets in memory, and end with their parent.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import os
 import shlex
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import cast
 
-from domainbed.command_launchers.local import note_crash, run_all
+from domainbed.command_launchers.local import Commands, Queue, note_crash, run_queue
+from domainbed.command_launchers.multi_gpu import visible_gpus
+from domainbed.command_launchers.options import read_options
 from domainbed.lib.machine import cores
 
 GRACE_SECONDS = 60.0
@@ -32,17 +36,16 @@ _spawn = multiprocessing.get_context("spawn")
 class _Worker:
     """A process that takes commands through a pipe, and answers when each has ended."""
 
-    def __init__(self, gpu: str | None, n_threads: int) -> None:
-        self.gpu, self.n_threads = gpu, n_threads
+    def __init__(self, slot: tuple[str | None, int]) -> None:
+        self.slot, self.command, self.since = slot, "", 0.0
         self.pipe, theirs = _spawn.Pipe()
-        self.process = _spawn.Process(target=_work, args=(theirs, gpu, n_threads))
+        self.process = _spawn.Process(target=_work, args=(theirs, *slot))
         self.process.start()
-        self.command = ""
         theirs.close()
 
     def send(self, command: str) -> None:
         """Let it do a command."""
-        self.command = command
+        self.command, self.since = command, time.monotonic()
         with contextlib.suppress(OSError):  # it has died, which its pipe will tell
             self.pipe.send(command)
 
@@ -73,44 +76,79 @@ def close() -> None:
         _pool.pop().close()
 
 
+@dataclass(frozen=True)
+class WorkersOptions:
+    """What `--launcher_options` may say.
+
+    workers: processes on a CPU; default: one for each core. threads: of each one; a run's numbers
+    depend on them by rounding, so on a CPU the default is one. per_gpu: processes on each GPU.
+    """
+
+    workers: int | None = None
+    threads: int | None = None
+    per_gpu: int = 1
+
+    def slots(self) -> list[tuple[str | None, int]]:
+        """The GPU and the number of threads of each process."""
+        n_cores, gpus = cores(), visible_gpus()
+        if gpus:
+            n = len(gpus) * self.per_gpu
+            return [(gpu, self.threads or max(1, n_cores // n)) for gpu in gpus] * self.per_gpu
+        return [(None, self.threads or 1)] * (self.workers or n_cores)
+
+
+def read(options: Mapping[str, str]) -> WorkersOptions:
+    """Check the options; raises `InputError` for wrong ones."""
+    return read_options(WorkersOptions, options, "workers")
+
+
 def workers_launcher(commands: list[str]) -> None:
     """Do the commands in worker processes, one for each core or GPU."""
-    waiting = list(reversed(commands))
-    _fill_pool(len(commands))
+    launch_queue(Commands(commands), {})
+
+
+def launch_queue(queue: Queue, options: Mapping[str, str]) -> None:
+    """The same with commands of a queue."""
+    free = read(options).slots()
+    idle: list[_Worker] = []
+    for worker in list(_pool):
+        if worker.process.is_alive() and worker.slot in free:
+            free.remove(worker.slot)
+            idle.append(worker)
+        else:
+            _drop(worker)
     busy: dict[Connection, _Worker] = {}
-    for worker in _pool[: len(commands)]:
-        worker.send(waiting.pop())
-        busy[worker.pipe] = worker
-    while busy:
-        for pipe in cast("list[Connection]", multiprocessing.connection.wait(list(busy))):
+    while True:
+        while (idle or free) and (command := queue.take()) is not None:
+            worker = idle.pop() if idle else _add(free.pop(0))
+            worker.send(command)
+            busy[worker.pipe] = worker
+        if not busy:
+            return
+        ended = multiprocessing.connection.wait(list(busy), timeout=1)
+        for pipe in cast("list[Connection]", ended):
             worker = busy.pop(pipe)
-            has_answered = worker.has_answered()
-            if not has_answered:  # killed in the middle of a job, which its folder shows
-                _pool.remove(worker)
-                worker.close()
+            if worker.has_answered():
+                idle.append(worker)
+            else:  # killed in the middle of a job, which its folder shows
+                _drop(worker)
                 note_crash(shlex.split(worker.command), worker.process.exitcode)
-            if waiting:
-                if not has_answered:
-                    worker = _Worker(worker.gpu, worker.n_threads)
-                    _pool.append(worker)
-                worker.send(waiting.pop())
-                busy[worker.pipe] = worker
+                free.append(worker.slot)
+            queue.ended(worker.command, time.monotonic() - worker.since)
 
 
-def _fill_pool(n_jobs: int) -> None:
-    from domainbed.command_launchers.multi_gpu import visible_gpus
+workers_launcher.launch_queue = launch_queue  # type: ignore[attr-defined]
+workers_launcher.check_options = read  # type: ignore[attr-defined]
 
-    for worker in [worker for worker in _pool if not worker.process.is_alive()]:
-        _pool.remove(worker)
-        worker.close()
-    n_cores = cores()
-    gpus: list[str | None] = list(visible_gpus()) or [None] * n_cores
-    # a job's numbers depend on its threads, so on a CPU they are always one
-    n_threads = 1 if gpus[0] is None else max(1, n_cores // len(gpus))
-    for worker in _pool:
-        gpus.remove(worker.gpu)
-    for gpu in gpus[: max(0, n_jobs - len(_pool))]:
-        _pool.append(_Worker(gpu, n_threads))
+
+def _add(slot: tuple[str | None, int]) -> _Worker:
+    _pool.append(_Worker(slot))
+    return _pool[-1]
+
+
+def _drop(worker: _Worker) -> None:
+    _pool.remove(worker)
+    worker.close()
 
 
 def _work(pipe: Connection, gpu: str | None, n_threads: int) -> None:
@@ -132,7 +170,7 @@ def _work(pipe: Connection, gpu: str | None, n_threads: int) -> None:
             if words[:3] == _TRAIN:
                 _in_process(train.main, words[3:])
             else:
-                run_all([command], [{}])
+                run_queue(Commands([command]), [{}])
             pipe.send(None)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from domainbed import algorithms, command_launchers, datasets, planning, pruning, sweep
+from domainbed import algorithms, command_launchers, datasets, launching, planning, pruning, sweep
 from domainbed.command_launchers.options import parse_options
 from domainbed.engine.options import add_common_arguments
 from domainbed.jobs import Job, make_args_list
@@ -154,10 +154,11 @@ def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
                 from domainbed import preflight  # torch, once there is work to do
 
                 preflight.check(job for job in graph if not job.folder.is_done)
+            options = parse_options(args.launcher_options)
             if hasattr(launcher, "launch_graph"):
-                options = parse_options(args.launcher_options)
                 return sweep.launch_at_once(graph, launcher, options, args.output_dir)
-            return sweep.launch(graph, launcher, args.retries, prune)
+            queue = launching.Queue(graph, args.output_dir, args.retries, prune)
+            return launching.launch(queue, launcher, options)
     except KeyboardInterrupt:
         print("Interrupted; launch again to go on.", file=sys.stderr)
         return 130
@@ -185,7 +186,7 @@ def watch(graph: list[Job]) -> int:
                 seen = time.monotonic()
             if time.monotonic() - seen > IDLE_SECONDS:
                 break
-            time.sleep(sweep.POLL_SECONDS)
+            time.sleep(launching.POLL_SECONDS)
             if (now := sweep.status(graph)) != said:
                 print(f"\n{now}", flush=True)
                 said = now

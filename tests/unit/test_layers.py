@@ -14,7 +14,7 @@ LAYERS = [
     {"engine"},
     {"jobs", "tables", "command_launchers"},
     {"planning", "pruning"},
-    {"sweep", "preflight", "testing", "costs", "verification"},
+    {"sweep", "launching", "preflight", "testing", "costs", "verification"},
     {"scripts"},
 ]
 # facades, and helpers that need nothing of their layer: file -> what it may import all the same

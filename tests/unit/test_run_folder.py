@@ -7,7 +7,7 @@ import time
 import pytest
 
 from domainbed import runs, sweep
-from domainbed.command_launchers.local import local_launcher, run_all
+from domainbed.command_launchers.local import Commands, local_launcher, run_queue
 from domainbed.jobs import Job, Need
 from domainbed.lib.locks import Locked
 from domainbed.runs import RunFolder
@@ -133,7 +133,7 @@ def test_an_interruption_ends_what_runs_and_starts_no_more(tmp_path):
     start = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_all(commands, [{"SLOT": "a"}, {"SLOT": "b"}])
+            run_queue(Commands(commands), [{"SLOT": "a"}, {"SLOT": "b"}])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
