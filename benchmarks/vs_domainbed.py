@@ -201,7 +201,80 @@ def planning(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measur
     return {who: bench.run(who, ["-c", PLAN], folder / who) for who in ("DomainBed", "here")}
 
 
-CASES: dict[str, Case] = {"erm": erm, "sweep": sweep, "tables": tables, "planning": planning}
+PEER = """
+import runpy, sys
+import torch
+torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_: self
+import domainbed.datasets
+rotated = domainbed.datasets.RotatedMNIST
+rotated.N_STEPS, rotated.CHECKPOINT_FREQ = map(int, sys.argv[1:3])
+sys.argv = sys.argv[3:]
+runpy.run_module("domainbed.scripts." + sys.argv[0], run_name="__main__")
+"""
+"""ModelRatatouille's scripts, which take no numbers of steps, and ask for a GPU."""
+
+N_MEMBERS = 20
+
+
+def peer(bench: Bench, words: list[str], folder: Path, steps: tuple[int, int]) -> Measured:
+    """Run a script of ModelRatatouille."""
+    return bench.run(
+        "ModelRatatouille",
+        ["-c", PEER, *map(str, steps), *words],
+        folder,
+        TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1",
+    )
+
+
+def probe(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
+    """The linear probe of a network on RotatedMNIST, 300 steps, measured every 100."""
+    words = "train --dataset RotatedMNIST --test_envs 0 --what_is_trainable classifier"
+    words += f" --data_dir {data} --output_dir run"
+    ours = f"-m domainbed.scripts.{words} --steps 300 --checkpoint_freq 100 --protocol ratatouille"
+    theirs = peer(bench, words.split(), folder / "theirs", (300, 100))
+    return {"ModelRatatouille": theirs, "here": bench.run("here", ours.split(), folder / "ours")}
+
+
+def write_members(bench: Bench, data: Path, root: Path) -> None:
+    """Finished runs of ModelRatatouille: one that it trained, and others with noise on weights."""
+    import torch
+
+    words = f"train --dataset RotatedMNIST --test_envs 0 --data_dir {data} --output_dir 0"
+    peer(bench, words.split(), root, (20, 10))
+    first = torch.load(root / "0/model_best.pkl", weights_only=False)
+    record = json.loads((root / "0/results.jsonl").read_text().splitlines()[-1])
+    for i in range(1, N_MEMBERS):
+        (root / str(i)).mkdir()
+        distinct = {v.data_ptr(): v for v in first["model_dict"].values() if v.is_floating_point()}
+        for weights in distinct.values():
+            weights.add_(0.0005 * torch.randn_like(weights))
+        torch.save(first, root / str(i) / "model_best.pkl")
+        record["args"].update(hparams_seed=i, output_dir=str(root / str(i)))
+        for env in range(6):
+            record[f"env{env}_out_acc"] *= 0.99
+        (root / str(i) / "results.jsonl").write_text(json.dumps(record) + "\n")
+        (root / str(i) / "done").write_text("done")
+
+
+def greedy(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
+    """The greedy average of 20 runs that ModelRatatouille finished, on RotatedMNIST."""
+    if not (root := folder.parent / "members").exists():
+        write_members(bench, data, root)
+    words = f"inference --input_dir {root} --data_dir {data} --dataset RotatedMNIST --test_env 0"
+    words += " --weight_selection greedy --trial_seed 0"
+    theirs = peer(bench, words.split(), folder / "theirs", (20, 10))
+    ours = f"-m domainbed.scripts.{words}".split()
+    return {"ModelRatatouille": theirs, "here": bench.run("here", ours, folder / "ours")}
+
+
+CASES: dict[str, Case] = {
+    "erm": erm,
+    "sweep": sweep,
+    "probe": probe,
+    "greedy": greedy,
+    "tables": tables,
+    "planning": planning,
+}
 
 
 def ratios(theirs: list[Measured], ours: list[Measured], what: str) -> str:
@@ -255,6 +328,8 @@ def main() -> None:
         print(f"{args.threads} threads each; medians of {args.repeats}\n")
         print("| case | | seconds | peak MiB |\n|---|---|---|---|")
         for name in args.cases:
+            if name in ("probe", "greedy") and not args.ratatouille:
+                continue
             folder = Path(place, name)
             found = [CASES[name](bench, data, folder / str(i), i) for i in range(args.repeats)]
             print("\n".join(rows(name, found)), flush=True)

@@ -215,8 +215,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "plan":
         return show_plan(graph, args)
     print(sweep.status(graph))
-    if args.command == "status" and args.watch:
-        return watch(graph)
+    if args.command == "status":
+        print(f"disk: {planning.readable_size(planning.disk_bytes(graph))}")
+        return watch(graph) if args.watch else 0
     if args.command == "launch":
         return launch(asked, graph, args)
     if args.command == "delete_incomplete":

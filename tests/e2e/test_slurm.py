@@ -74,26 +74,57 @@ def launch(root: Path, *more: str) -> str:
     return answer.stdout
 
 
+def disturb(root: Path) -> None:
+    """Signal one run in the middle, and put another one back into the queue."""
+    hit: set[Path] = set()
+
+    def interrupt(*command: str) -> bool:
+        for folder in set(tiny_sweep.halfway(root)) - hit:
+            ledger = json.loads((root / "slurm" / slurm.LEDGER).read_text())
+            if subprocess.run([*command, ledger[folder.name]], check=False).returncode:
+                continue  # its task has just ended
+            tiny_sweep.until(lambda folder=folder: not tiny_sweep.is_alive(folder))
+            if not (folder / "done").exists():
+                hit.add(folder)
+                return True
+        return False
+
+    tiny_sweep.until(lambda: interrupt("scancel", "--signal=USR1"))
+    tiny_sweep.until(lambda: interrupt("scontrol", "requeue"))
+
+
 @pytest.mark.slow
 def test_a_sweep_with_signals_and_requeues_equals_a_local_one(loopback, tmp_path):
     root, local = tmp_path / "slurm", tmp_path / "local"
     assert "wave 3: 2 jobs in 1 tasks" in launch(root, "jobs_per_task=2")
-    n_pickles = len(list((root / "slurm").glob("*.pkl")))
+    n_pickles = len(list((root / "slurm").glob("*_submitted.pkl")))
     again = launch(root, "jobs_per_task=2")  # one or two may be done by now
     assert re.search("[5-8] jobs are in the queue already", again), again
-    assert len(list((root / "slurm").glob("*.pkl"))) == n_pickles
-    hit: set[Path] = set()
-    for command in (["scancel", "--signal=USR1"], ["scontrol", "requeue"]):
-        tiny_sweep.until(lambda: set(tiny_sweep.halfway(root)) - hit)
-        folder = (set(tiny_sweep.halfway(root)) - hit).pop()
-        hit.add(folder)
-        ledger = json.loads((root / "slurm" / slurm.LEDGER).read_text())
-        subprocess.run([*command, ledger[folder.name]], check=True)
-        tiny_sweep.until(lambda folder=folder: not tiny_sweep.is_alive(folder))
-        assert not (folder / "done").exists()
+    assert len(list((root / "slurm").glob("*_submitted.pkl"))) == n_pickles
+    disturb(root)
     tiny_sweep.until(lambda: not slurm.in_queue(), 240)
     words = tiny_sweep.command(local, "workers")
     subprocess.run(words, env=tiny_sweep.environment(), stdout=subprocess.DEVNULL, check=True)
     assert len(tiny_sweep.results(local)) == 8
     assert tiny_sweep.results(root) == tiny_sweep.results(local)
     assert "SIGUSR1" in "".join(log.read_text() for log in (root / "slurm").glob("*.out"))
+
+
+@pytest.mark.slow
+def test_the_digits_recipe_runs_through_it(loopback, tmp_path):
+    root, local = tmp_path / "slurm", tmp_path / "local"
+    recipe = Path(__file__).parents[2] / "sweeps/digits.toml"
+    words = [sys.executable, "-m", "domainbed.scripts.sweep", "launch", "--config", str(recipe)]
+    options = ["--command_launcher", "slurm", "--launcher_options", "time=10", "jobs_per_task=4"]
+    subprocess.run([*words, *options, "--output_dir", str(root)], check=True)
+    disturb(root)
+    tiny_sweep.until(lambda: not slurm.in_queue(), 900)
+    subprocess.run([*words, "--output_dir", str(local)], check=True, stdout=subprocess.DEVNULL)
+    assert tiny_sweep.results(root) == tiny_sweep.results(local)
+    tables = [
+        subprocess.check_output(
+            [sys.executable, "-m", "domainbed.scripts.collect_results", "--input_dir", str(place)]
+        )
+        for place in (root, local)
+    ]
+    assert tables[0] == tables[1] and b" X " not in tables[0]
