@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,12 @@ def test_a_sweep_with_signals_and_requeues_equals_a_local_one(loopback, tmp_path
     assert "SIGUSR1" in "".join(log.read_text() for log in (root / "slurm").glob("*.out"))
 
 
+def hits_any(*command: str) -> bool:
+    """Do it to a task that runs, which may end meanwhile; whether that worked."""
+    running = subprocess.check_output(["squeue", "-h", "-r", "-t", "R", "-o", "%i"], text=True)
+    return any(subprocess.run([*command, task]).returncode == 0 for task in running.split())
+
+
 @pytest.mark.slow
 def test_the_digits_recipe_runs_through_it(loopback, tmp_path):
     root, local = tmp_path / "slurm", tmp_path / "local"
@@ -117,7 +124,9 @@ def test_the_digits_recipe_runs_through_it(loopback, tmp_path):
     words = [sys.executable, "-m", "domainbed.scripts.sweep", "launch", "--config", str(recipe)]
     options = ["--command_launcher", "slurm", "--launcher_options", "time=10", "jobs_per_task=4"]
     subprocess.run([*words, *options, "--output_dir", str(root)], check=True)
-    disturb(root)
+    for command in (["scancel", "--signal=USR1"], ["scontrol", "requeue"]) * 2:
+        tiny_sweep.until(lambda command=command: hits_any(*command), 300)
+        time.sleep(5)
     tiny_sweep.until(lambda: not slurm.in_queue(), 900)
     subprocess.run([*words, "--output_dir", str(local)], check=True, stdout=subprocess.DEVNULL)
     assert tiny_sweep.results(root) == tiny_sweep.results(local)

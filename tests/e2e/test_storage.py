@@ -20,12 +20,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "slurm"))
 import tiny_sweep
 
 MEGABYTE = 2**20
+SHORT = ["--steps", "9", "--checkpoint_freq", "4"]
 
 
 def launch(root, **how):
     """Launch the tiny sweep as a user does; return the exit code and all that was said."""
     done = subprocess.run(
-        tiny_sweep.command(root, "workers"),
+        tiny_sweep.command(root, "workers", *SHORT),
         env=tiny_sweep.environment(),
         capture_output=True,
         text=True,
