@@ -115,7 +115,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), 227, 12)
         digits = Options(dataset="RotatedDigits", **common)
-        shares = [measure("RotatedDigits, MNIST_CNN, 5 x 64", digits)]
+        shares = [measure("RotatedDigits, MNIST_CNN, 3 x 8", digits)]
         for backbone, flag in (("ResNet-18", "true"), ("ResNet-50", "false")):
             hparams = f'{{"resnet18": {flag}, "batch_size": 8}}'
             photos = Options(
