@@ -9,22 +9,26 @@ from collections.abc import Sequence
 from domainbed.lib.reporting import get_grouped_records, is_full_data, load_records
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, nearest
-from domainbed.scripts import one_line
+from domainbed.scripts import load_named_plugins, one_line
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="domainbed.scripts.list_top_hparams", description=__doc__)
-    parser.add_argument("--input_dir", required=True, help="the folder of run folders")
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--algorithm", required=True)
-    parser.add_argument("--test_env", type=int, required=True)
+    add = parser.add_argument
+    add("--input_dir", required=True, help="the folder of run folders")
+    add("--dataset", required=True)
+    add("--algorithm", required=True)
+    add("--test_env", type=int, required=True)
+    add("--selection", nargs="+", metavar="METHOD", help=", ".join(SELECTIONS))
+    add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
     return parser
 
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Print; 0 if there is something to list, 2 otherwise."""
+    load_named_plugins(argv)
     args = build_parser().parse_args(argv)
     groups = get_grouped_records(load_records(args.input_dir))
     if not len(groups):
@@ -40,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = nearest(wanted, map(str, there))
             raise InputError(f"No run in {args.input_dir!r} has {key} {wanted!r}. {near}")
     is_auto_lr = any(is_full_data(record) for group in groups for record in group["records"])
-    for name in ("iid", "loo", "oracle", *(["iid_autolr"] if is_auto_lr else [])):
+    every = ["iid", "loo", "oracle", *(["iid_autolr"] if is_auto_lr else [])]
+    for name in args.selection or every:
         method = SELECTIONS[name]
         print(f"Model selection: {method.name}")
         for group in groups.sorted("trial_seed"):

@@ -57,3 +57,13 @@ def test_a_class_of_another_file_is_registered_in_one_line(folder):
     hparams = ["--hparams", '{"backbone": "tiny"}']
     run(folder, "-m", "domainbed.scripts.train", *words.split(), *hparams)
     assert (folder / "train_output/done").is_file()
+
+
+def test_top_hparams_are_listed_by_a_plugin_too(folder):
+    assert (folder / "runs").is_dir(), "the first test launches its sweep"
+    words = "--plugins mine --input_dir runs --dataset Blobs --algorithm Smoothed --test_env 0"
+    said = run(
+        folder, "-m", "domainbed.scripts.list_top_hparams", *words.split(), "--selection", "last"
+    )
+    assert said.startswith("Model selection: training-domain validation set, last step\n")
+    assert said.count("hparams_seed 0") == 1
