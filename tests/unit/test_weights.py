@@ -80,3 +80,9 @@ def test_loading_is_strict_and_says_what_does_not_fit():
     ):
         with pytest.raises(InputError, match=told):
             weights.load_matching(module, wrong, "it")
+
+
+def test_a_small_pickle_of_a_large_tensor_is_refused(tmp_path):
+    torch.save({"w": torch.zeros(1).expand(10**12)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match="'w' is larger than what it holds of it"):
+        weights.read(tmp_path / "w.pt")
