@@ -116,8 +116,9 @@ class RunFolder:
         """Make the folder; raises `InputError` where it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path / ".writable", "")
-            (self.path / ".writable").unlink()
+            probe = self.path / f".writable.{os.getpid()}"  # others may try at the same time
+            write_atomic(probe, "")
+            probe.unlink()
         except OSError as error:
             raise InputError(
                 f"--output_dir {str(self.path)!r} cannot be written ({error.strerror}); "

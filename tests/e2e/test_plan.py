@@ -58,8 +58,11 @@ def test_one_selection_method_asks_for_its_runs_only(tmp_path, capsys):
 
 def test_options_are_for_launchers_that_take_them(tmp_path, capsys):
     erm = ("--algorithms", "ERM", "--n_hparams", "1", "--count_only")
-    assert plan(tmp_path, *erm, "--launcher_options", "time=10") == 2
+    local = ("--command_launcher", "local")
+    assert plan(tmp_path, *erm, *local, "--launcher_options", "time=10") == 2
     assert "takes none" in capsys.readouterr().err
+    assert plan(tmp_path, *erm, "--launcher_options", "time=10") == 2
+    assert "Unknown launcher option 'time' of workers" in capsys.readouterr().err
     slurm = tmp_path / "slurm.toml"
     slurm.write_text('command_launcher = "slurm"\n[launcher_options]\ntime = 10\n')
     assert plan(tmp_path / "runs", *erm, "--config", str(slurm)) == 0

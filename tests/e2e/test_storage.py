@@ -58,7 +58,7 @@ def disk(tmp_path):
     place.mkdir()
     if shutil.which("mount") is None:
         pytest.skip("there is no mount command here")
-    mount(place, "size=4m")
+    mount(place, "size=6m")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 

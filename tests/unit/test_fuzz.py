@@ -190,7 +190,7 @@ def test_configs(tmp_path, n):
             n_read += bool(values)
 
     fuzz(n, configs(parser), check)
-    assert n_read > n / 20
+    assert n_read > n / 50
 
 
 def test_configs_of_sweeps(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -140,3 +142,12 @@ def test_an_interruption_ends_what_runs_and_starts_no_more(tmp_path):
     assert time.monotonic() - start < 50
     assert {(tmp_path / str(i)).read_text() for i in (0, 1)} == {"a!", "b!"}
     assert not (tmp_path / "2").exists()
+
+
+def test_a_folder_may_be_made_by_several_at_once(tmp_path):
+    code = "import sys; from domainbed.runs import RunFolder\n"
+    code += "for _ in range(300): RunFolder(sys.argv[1]).create()"
+    words = [sys.executable, "-c", code, str(tmp_path / "run")]
+    both = [subprocess.Popen(words) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert list((tmp_path / "run").iterdir()) == []
