@@ -241,7 +241,9 @@ def write_members(bench: Bench, data: Path, root: Path) -> None:
 
     words = f"train --dataset RotatedMNIST --test_envs 0 --data_dir {data} --output_dir 0"
     peer(bench, words.split(), root, (20, 10))
-    first = torch.load(root / "0/model_best.pkl", weights_only=False)
+    from domainbed.lib.weights import unpickled
+
+    first = unpickled(root / "0/model_best.pkl")
     record = json.loads((root / "0/results.jsonl").read_text().splitlines()[-1])
     for i in range(1, N_MEMBERS):
         (root / str(i)).mkdir()

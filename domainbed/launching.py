@@ -72,7 +72,8 @@ class Queue:
 
     def take(self) -> str | None:
         """The command of the next job, whose folder is there; None if none can start now."""
-        self._look_elsewhere()
+        if time.monotonic() - self._looked >= POLL_SECONDS:
+            self.look_elsewhere()
         while len(self):
             ways = self._ways()
             job = self._ready[max(filter(self._ready.get, ways), key=ways.__getitem__)].popleft()
@@ -114,10 +115,8 @@ class Queue:
         else:
             self.n_failed += 1
 
-    def _look_elsewhere(self) -> None:
+    def look_elsewhere(self) -> None:
         """Take back what does not run elsewhere any more."""
-        if time.monotonic() - self._looked < POLL_SECONDS:
-            return
         self._looked = time.monotonic()
         for job in [job for job in self.elsewhere if not job.folder.is_locked()]:
             self.elsewhere.remove(job)
@@ -160,9 +159,11 @@ def launch(queue: Queue, launcher: Callable[[list[str]], Any], options: Mapping[
 def _launch_wave(queue: Queue, launcher: Callable[[list[str]], Any]) -> bool:
     """Hand on all jobs that can start; False if the launcher returned before they ran."""
     commands = list(iter(queue.take, None))
+    if not commands:
+        return True
     jobs = [queue.running[command] for command in commands]
     launcher(commands)
-    if jobs and not any((job.folder / "run.json").exists() for job in jobs):
+    if not any((job.folder / "run.json").exists() for job in jobs):
         print(f"{len(jobs)} jobs were handed on; launch again when they have run.")
         return False
     for command in commands:
@@ -176,6 +177,7 @@ def _wait_for_others(queue: Queue) -> None:
     print(f"{len(queue.elsewhere)} jobs run elsewhere, such as by {holder}; waiting", flush=True)
     while all(job.folder.is_locked() for job in queue.elsewhere):
         time.sleep(POLL_SECONDS)
+    queue.look_elsewhere()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,8 @@ class RunFolder:
         """Make the folder; raises `InputError` where it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable.{os.getpid()}"  # others may try at the same time
-            write_atomic(probe, "")
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
         except OSError as error:
             raise InputError(
                 f"--output_dir {str(self.path)!r} cannot be written ({error.strerror}); "

@@ -37,7 +37,7 @@ class _Worker:
     """A process that takes commands through a pipe, and answers when each has ended."""
 
     def __init__(self, slot: tuple[str | None, int]) -> None:
-        self.slot, self.command, self.since = slot, "", 0.0
+        self.slot, self.command, self.since, self.is_busy = slot, "", 0.0, False
         self.pipe, theirs = _spawn.Pipe()
         self.process = _spawn.Process(target=_work, args=(theirs, *slot))
         self.process.start()
@@ -45,7 +45,7 @@ class _Worker:
 
     def send(self, command: str) -> None:
         """Let it do a command."""
-        self.command, self.since = command, time.monotonic()
+        self.command, self.since, self.is_busy = command, time.monotonic(), True
         with contextlib.suppress(OSError):  # it has died, which its pipe will tell
             self.pipe.send(command)
 
@@ -55,12 +55,18 @@ class _Worker:
             self.pipe.recv()
         except (EOFError, OSError):
             return False
+        self.is_busy = False
         return True
+
+    def end(self) -> None:
+        """Have the process end: one that has nothing to do by itself, since its pipe is closed."""
+        self.pipe.close()
+        if self.is_busy:
+            self.process.terminate()
 
     def close(self) -> None:
         """End the process; a run that is training saves its state first."""
-        self.pipe.close()
-        self.process.terminate()
+        self.end()
         self.process.join()
 
 
@@ -71,7 +77,7 @@ _pool: list[_Worker] = []
 def close() -> None:
     """End all workers; they save the states of their runs at the same time."""
     for worker in _pool:
-        worker.process.terminate()
+        worker.end()
     while _pool:
         _pool.pop().close()
 

@@ -175,7 +175,8 @@ def _check_unpacked(path: Path) -> None:
             raise InputError(f"{path} would unpack to {total} bytes; torch writes no such file")
 
 
-def _read_pickle(path: Path) -> State:
+def unpickled(path: Path) -> Any:
+    """What a pickle holds: tensors, numbers and texts, or `InputError`; nothing is executed."""
     _check_unpacked(path)
     numpy_scalars: list[Any] = [
         np.dtype,
@@ -184,13 +185,17 @@ def _read_pickle(path: Path) -> State:
     numpy_scalars.append(np.float64(0).__reduce__()[0])  # numpy's scalar constructor
     try:
         with torch.serialization.safe_globals(numpy_scalars):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise InputError(
             f"{path} cannot be read as weights ({type(error).__name__}: {reason}); expected "
             "safetensors or a pickled state dict of tensors, which is all that is ever unpickled"
         ) from error
+
+
+def _read_pickle(path: Path) -> State:
+    content = unpickled(path)
     for key in ("model_dict", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

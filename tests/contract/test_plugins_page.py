@@ -33,10 +33,15 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_its_commands_run_and_its_names_are_in_the_table(folder):
-    launch, collect = block("sweep launch").strip().split("\n")
-    run(folder, *shlex.split(launch)[1:])
-    table = run(folder, *shlex.split(collect)[1:])
+@pytest.fixture(scope="module")
+def launched(folder) -> Path:
+    """The folder, with the page's sweep in `runs`."""
+    run(folder, *shlex.split(block("sweep launch").strip().split("\n")[0])[1:])
+    return folder
+
+
+def test_its_commands_run_and_its_names_are_in_the_table(launched):
+    table = run(launched, *shlex.split(block("sweep launch").strip().split("\n")[1])[1:])
     assert "Total records: 15" in table  # 3 domains, 5 records of each
     assert table.count("model selection method: training-domain validation set, last step") == 2
     for name in ("Smoothed ", "Dataset: Blobs", "calm ", "stormy "):
@@ -59,11 +64,10 @@ def test_a_class_of_another_file_is_registered_in_one_line(folder):
     assert (folder / "train_output/done").is_file()
 
 
-def test_top_hparams_are_listed_by_a_plugin_too(folder):
-    assert (folder / "runs").is_dir(), "the first test launches its sweep"
+def test_top_hparams_are_listed_by_a_plugin_too(launched):
     words = "--plugins mine --input_dir runs --dataset Blobs --algorithm Smoothed --test_env 0"
     said = run(
-        folder, "-m", "domainbed.scripts.list_top_hparams", *words.split(), "--selection", "last"
+        launched, "-m", "domainbed.scripts.list_top_hparams", *words.split(), "--selection", "last"
     )
     assert said.startswith("Model selection: training-domain validation set, last step\n")
     assert said.count("hparams_seed 0") == 1

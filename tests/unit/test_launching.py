@@ -60,17 +60,19 @@ def test_what_others_wait_for_starts_first_and_followers_start_at_once(chain, tm
 
 
 def test_the_longest_kind_is_first_once_it_is_known(tmp_path):
-    graph = [job(tmp_path, algorithm, seed) for algorithm in ("ERM", "IRM") for seed in range(3)]
-    queue = Queue(graph, str(tmp_path))
-    order = []
-    for _ in graph:
-        command = queue.take()
-        order.append(name(queue, command))
-        do(queue, command, {"ERM": 1.0, "IRM": 9.0}[order[-1][0]])
-    # nothing is known of IRM after ERM's first, so they are alike until one of IRM's has ended
-    assert [algorithm for algorithm, _ in order].index("IRM") < 5
-    first = [algorithm for algorithm, _ in order].index("IRM")
-    assert [algorithm for algorithm, _ in order[first:]][:3] == ["IRM"] * 3
+    gate = job(tmp_path, "CORAL", 0)
+    short = [job(tmp_path, "ERM", seed, gate) for seed in range(3)]
+    long = [job(tmp_path, "IRM", seed) for seed in range(3)]
+    queue = Queue([gate, *short, *long], str(tmp_path))
+    first, second = queue.take(), queue.take()
+    assert [name(queue, c)[0] for c in (first, second)] == ["CORAL", "IRM"]
+    do(queue, second, 9.0)
+    do(queue, first, 1.0)
+    order = []  # all can start now, and those of ERM are before the others in the graph
+    while (command := queue.take()) is not None:
+        order.append(name(queue, command)[0])
+        do(queue, command, 9.0 if order[-1] == "IRM" else 1.0)
+    assert order == ["IRM"] * 2 + ["ERM"] * 3
 
 
 def test_what_is_done_is_not_handed_out(chain, tmp_path):
@@ -97,8 +99,8 @@ def test_failures_are_tried_again_and_hold_back_what_needs_them(chain, tmp_path,
     assert queue.done == {chain[0].output_dir, chain[3].output_dir}
 
 
-def test_what_runs_elsewhere_is_waited_for_and_taken_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(launching, "POLL_SECONDS", 0.01)
+def test_what_runs_elsewhere_is_waited_for_and_taken_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launching, "POLL_SECONDS", 0.1)
     ends, dies = (job(tmp_path, "ERM", seed) for seed in range(2))
     after, ran = [job(tmp_path, "DiWA_uniform", 0, ends, dies)], []
     for one in (ends, dies):
@@ -128,6 +130,7 @@ def test_what_runs_elsewhere_is_waited_for_and_taken_over(tmp_path, monkeypatch)
     launcher.launch_queue = launch_queue
     assert launch(Queue([ends, dies, *after], str(tmp_path)), launcher, {}) == 0
     assert ran == [("ERM", 1), ("DiWA_uniform", 0)]
+    assert 1 <= capsys.readouterr().out.count("run elsewhere") <= 2
     for thread in threads:
         thread.join()
 

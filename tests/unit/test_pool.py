@@ -1,99 +1,23 @@
 """Pools of ingredients: added, verified, exported, removed; what lies or escapes is refused."""
 
-import json
-import os
-import pickle
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
 
-import numpy as np
 import pytest
 import torch
+from ingredients import DIGITS, letters, public_run, refusal, rewrite, run
 
 from domainbed import networks
 from domainbed.lib import weights
 from domainbed.networks import foundations
 from domainbed.registry import InputError
 from domainbed.runs import LAST, RunFolder
-from domainbed.scripts import train
 from ratatouille_algorithms import pool as pools
 from ratatouille_algorithms.pool import CARD, LOCK, cards, lock, network, verify
-from ratatouille_algorithms.pool import pool as folders
 from ratatouille_algorithms.pool.network import Architecture
-from ratatouille_algorithms.scripts import pool
-
-DIGITS = ["--backbone", "mnist_cnn", "--input_shape", "1", "28", "28", "--foundation", "letters"]
-
-
-def letters(scale=1.0):
-    """The tensors of the letters' network, scaled."""
-    return {name: t * scale for name, t in weights.read(foundations.LETTERS)[0].items()}
-
-
-def run(*arguments):
-    return pool.main([str(argument) for argument in arguments])
-
-
-def refusal(capsys, *arguments):
-    """The one line that a refused command tells."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    return line
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory):
-    """A pool: `ink`, `noisy`, and `old` with an unknown past."""
-    root = tmp_path_factory.mktemp("pools")
-    for name, seen, scale in (("ink", ["InkDigits"], 1.01), ("old", [], 1.02)):
-        torch.save(letters(scale), root / f"{name}.pkl")
-        past = ["--datasets_seen", *seen] if seen else []
-        source = root / f"{name}.pkl"
-        assert run("add", source, "--pool", root / "pool", "--name", name, *DIGITS, *past) == 0
-    weights.save(root / "noisy.safetensors", letters(1.5), {})
-    more = ["--datasets_seen", "noisy_digits", "--licence", "MIT", "--id_acc", "0.5"]
-    assert run("add", root / "noisy.safetensors", "--pool", root / "pool", "--name", "noisy",
-               *DIGITS, *more) == 0  # fmt: skip
-    return root / "pool"
-
-
-@pytest.fixture
-def mine(template, tmp_path):
-    return shutil.copytree(template, tmp_path / "mine")
-
-
-@pytest.fixture(scope="session")
-def auxiliary(tmp_path_factory):
-    """A finished run on all domains, as auxiliary runs are."""
-    folder = tmp_path_factory.mktemp("runs") / "a"
-    arguments = ["--dataset", "InkDigits", "--test_envs", "-1", "--steps", "2"]
-    arguments += ["--foundation", "letters", "--hparams", '{"batch_size": 2}']
-    assert train.main([*arguments, "--output_dir", str(folder), "--hparams_seed", "3"]) == 0
-    return folder
-
-
-def edit(path, **values):
-    """Change top-level values of a card by hand."""
-    text = path.read_text()
-    for key, value in values.items():
-        line = f"{key} = {json.dumps(value)}"
-        text, n = re.subn(rf"^{key} = .*$", line, text, count=1, flags=re.M)
-        assert n
-    path.write_text(text)
-
-
-def rewrite(folder, state=None, **header):
-    """Give an ingredient other tensors or another header, and a card that fits them."""
-    own, own_header = weights.read(folder / LAST)
-    weights.save(folder / LAST, {**own, **(state or {})}, {**own_header, **header})
-    digest = folders.sha256_of(folder / LAST)
-    edit(folder / CARD, sha256=digest, size=(folder / LAST).stat().st_size)
 
 
 def test_a_finished_run_fills_its_card(auxiliary, tmp_path):
@@ -165,18 +89,6 @@ def test_weights_of_others_take_our_names(template):
     assert ink.card.foundation.sha256 == weights.content_hash(weights.tensors(featurizer))
 
 
-def public_run(folder, test_envs, state):
-    """An auxiliary folder as the public code leaves it: pickles and records."""
-    folder.mkdir()
-    torch.save(state, folder / "featurizer_last.pkl")
-    args = {"dataset": "RotatedDigits", "algorithm": "ERM", "test_envs": test_envs}
-    args |= {"trial_seed": 0, "hparams_seed": 1, "output_dir": "/home/someone/out"}
-    record = {"step": 300, "env0_out_acc": 0.5, "env1_out_acc": 0.75, "env0_in_acc": 1.0}
-    record |= {"hparams": {"lr": 5e-5, "resnet18": False}, "args": args}
-    (folder / "results.jsonl").write_text(json.dumps(record) + "\n")
-    return folder
-
-
 def test_a_folder_of_the_public_code_says_what_it_knows(tmp_path, capsys):
     state = letters(1.1)
     source = public_run(tmp_path / "aux", [-1], state)
@@ -192,181 +104,6 @@ def test_a_folder_of_the_public_code_says_what_it_knows(tmp_path, capsys):
     assert run("add", target, *to, "--name", "target") == 0
     assert pools.get(tmp_path / "p", ["target"])[0].card.datasets_seen is None
     assert pools.get(tmp_path / "p", ["target"])[0].card.id_acc == 0.75
-
-
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-@pytest.mark.parametrize("how", ["torch", "plain", "named_safetensors", "public_folder", "inside"])
-def test_a_malicious_pickle_is_never_unpickled(tmp_path, capsys, how, template):
-    trap, content = tmp_path / "trap", {"conv1.weight": Payload(tmp_path / "trap")}
-    to = ["--pool", tmp_path / "p", "--name", "x", *DIGITS]
-    if how == "inside":
-        shutil.copytree(template, tmp_path / "p")
-        (tmp_path / "p/ink" / LAST).write_bytes(pickle.dumps(content))
-        edit(tmp_path / "p/ink" / CARD, size=(tmp_path / "p/ink" / LAST).stat().st_size)
-        assert run("verify", "ink", "--pool", tmp_path / "p") == 1
-        assert refusal(capsys, "export", "ink", "--pool", tmp_path / "p", "--output", "no.zip")
-    elif how == "public_folder":
-        public_run(tmp_path / "aux", [-1], content)
-        to = [*to[:4], *to[6:]]
-        assert "cannot be read as weights" in refusal(capsys, "add", tmp_path / "aux", *to)
-    else:
-        name = "evil.safetensors" if how == "named_safetensors" else "evil.pkl"
-        if how == "torch":
-            torch.save(content, tmp_path / name)
-        else:
-            (tmp_path / name).write_bytes(pickle.dumps(content))
-        assert "cannot be read as" in refusal(capsys, "add", tmp_path / name, *to)
-    assert not trap.exists()
-    pickle.loads(pickle.dumps(content))
-    assert trap.exists()  # the payload works
-
-
-def test_a_pickle_that_unpacks_to_more_is_refused(tmp_path, capsys):
-    torch.save(letters(), tmp_path / "plain.pkl")
-    with (
-        zipfile.ZipFile(tmp_path / "plain.pkl") as plain,
-        zipfile.ZipFile(tmp_path / "bomb.pkl", "w", zipfile.ZIP_DEFLATED) as bomb,
-    ):
-        for info in plain.infolist():
-            bomb.writestr(info.filename, bytes(info.file_size), zipfile.ZIP_DEFLATED)
-    to = ["--pool", tmp_path / "p", "--name", "x", *DIGITS]
-    assert "would unpack to" in refusal(capsys, "add", tmp_path / "bomb.pkl", *to)
-
-
-@pytest.mark.parametrize(
-    "changes, reason",
-    [
-        ({"conv1.bias": torch.full((64,), np.nan)}, "not finite, in 'featurizer.conv1.bias'"),
-        ({"conv1.bias": torch.zeros(65)}, "1 of other shape (conv1.bias)"),
-        ({"evil": torch.zeros(3)}, "1 unexpected (evil)"),
-    ],
-)
-def test_weights_that_do_not_fit_are_not_added(tmp_path, capsys, changes, reason):
-    weights.save(tmp_path / "w.safetensors", {**letters(), **changes}, {})
-    add = ["add", tmp_path / "w.safetensors", "--pool", tmp_path / "p", "--name", "x", *DIGITS]
-    line = refusal(capsys, *add)
-    assert line.startswith(f"error: {tmp_path / 'w.safetensors'} ") and reason in line
-    assert not list((tmp_path / "p").iterdir())
-
-
-@pytest.mark.parametrize("name", ["../x", "/tmp/x", "..", "", ".hidden", "a/b", "pool.lock"])
-def test_a_name_that_leaves_the_pool_is_refused(tmp_path, mine, capsys, name):
-    weights.save(tmp_path / "w.safetensors", letters(), {})
-    before = sorted(tmp_path.rglob("*"))
-    add = ["add", tmp_path / "w.safetensors", "--pool", mine, f"--name={name}", *DIGITS]
-    assert "a folder's name" in refusal(capsys, *add)
-    assert "a folder's name" in refusal(capsys, "remove", "--pool", mine, "--yes", "--", name)
-    assert "a folder's name" in refusal(capsys, "export", "--pool", mine,
-                                        "--output", tmp_path / "out", "--", name)  # fmt: skip
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-LIES = {
-    "hash": (lambda ink: edit(ink / CARD, sha256="0" * 64), "its card says 0000"),
-    "size": (lambda ink: edit(ink / CARD, size=5), "its card says 5"),
-    "bytes": (lambda ink: flip_last_byte(ink / LAST), "has sha256"),
-    "nan": (
-        lambda ink: rewrite(ink, {"featurizer.conv1.bias": torch.full((64,), np.inf)}),
-        "not finite, in 'featurizer.conv1.bias'",
-    ),
-    "shape": (
-        lambda ink: rewrite(ink, {"featurizer.conv1.bias": torch.zeros(65)}),
-        "has 'featurizer.conv1.bias' of float32 [65]; expected float32 [64]",
-    ),
-    "dtype": (
-        lambda ink: rewrite(ink, {"featurizer.conv1.bias": torch.zeros(64).half()}),
-        "of float16 [64]; expected float32 [64]",
-    ),
-    "extra": (lambda ink: rewrite(ink, {"evil": torch.zeros(1)}), "holds 'evil'"),
-    "backbone": (lambda ink: edit(ink / CARD, backbone="wide_resnet"), "tensors differ"),
-    "no_backbone": (lambda ink: edit(ink / CARD, backbone="mnist_cn"), "Did you mean 'mnist_cnn'"),
-    "past": (lambda ink: edit(ink / CARD, datasets_seen=["PACS"]), "gives datasets_seen as"),
-    "foundation": (
-        lambda ink: rewrite(ink, provenance={"foundation": {}, "datasets_seen": ["InkDigits"]}),
-        "gives foundation as",
-    ),
-    "no_header": (
-        lambda ink: (
-            weights.save(ink / LAST, letters(), {})
-            or edit(ink / CARD, size=(ink / LAST).stat().st_size)
-        ),
-        "no header that says where it comes from",
-    ),
-    "header": (lambda ink: rewrite(ink, args={}), "more in its header than"),
-    "aliases": (
-        lambda ink: rewrite(ink, dict.fromkeys(["featurizer.conv1.bias", "x"], torch.zeros(64))),
-        "more in its header than",
-    ),
-    "odd_dtype": (lambda ink: rename_dtype(ink, "F8_E4M3"), "of f8_e4m3 [256]; expected"),
-    "name": (lambda ink: edit(ink / CARD, name="other"), "is that of 'other'; expected 'ink'"),
-    "escape": (lambda ink: edit(ink / CARD, name="../ink"), "expected a folder's name"),
-    "not_a_card": (lambda ink: (ink / CARD).write_bytes(b"\x80\x04\x95"), "is not UTF-8"),
-    "no_card": (lambda ink: (ink / CARD).unlink(), "No such file"),
-    "no_weights": (lambda ink: (ink / LAST).unlink(), "No such file"),
-    "linked_weights": (lambda ink: link_away(ink / LAST), "no link"),
-    "linked_card": (lambda ink: link_away(ink / CARD), "no link"),
-    "linked_folder": (lambda ink: link_away(ink), "is a link"),
-}
-
-
-def flip_last_byte(path):
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-
-def rename_dtype(folder, dtype):
-    """Let the header say that a tensor's bytes are numbers of 8 bits each."""
-    content = (folder / LAST).read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    name = "featurizer.conv1.bias"
-    start, end = header[name]["data_offsets"]
-    header[name] |= {"dtype": dtype, "shape": [end - start]}
-    text = json.dumps(header).encode()
-    (folder / LAST).write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
-    digest, length = folders.sha256_of(folder / LAST), (folder / LAST).stat().st_size
-    edit(folder / CARD, sha256=digest, size=length)
-
-
-def link_away(path):
-    outside = path.parents[2] / "outside"
-    shutil.move(path, outside)
-    path.symlink_to(outside)
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_an_ingredient_that_lies_is_refused_and_others_are_not(mine, capsys, lie):
-    spoil, reason = LIES[lie]
-    spoil(mine / "ink")
-    capsys.readouterr()
-    assert run("verify", "--pool", mine) == 1
-    out, err = capsys.readouterr()
-    (line,) = err.splitlines()
-    assert line.startswith("refused: ") and reason in line
-    assert "noisy: sound" in out and "old: sound" in out and "2 sound, 1 refused" in out
-    with pytest.raises(InputError):
-        verify.check(pools.get(mine, ["ink"])[0])
-
-
-def test_a_card_cannot_take_memory(mine, capsys):
-    text = (mine / "ink" / CARD).read_text().replace('"mnist_cnn"', '"mlp"')
-    sizes = "\n[hparams]\nmlp_width = 60000\nmlp_depth = 20\n"
-    (mine / "ink" / CARD).write_text(text.replace("[1, 28, 28]", "[4096, 4096, 4096]") + sizes)
-    assert run("verify", "ink", "--pool", mine) == 1
-    assert "tensors differ" in capsys.readouterr().err
-    for wrong in ("mlp_width = 0", "mlp_width = 1000000000", 'mlp_width = "wide"'):
-        (mine / "ink" / CARD).write_text(text + f"\n[hparams]\n{wrong}\n")
-        assert run("verify", "ink", "--pool", mine) == 1
-        assert "mlp_width" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
