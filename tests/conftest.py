@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -113,3 +114,42 @@ def swad_range():
         return start or 0, len(losses) - 1
 
     return swad_range
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A pool: `ink`, `noisy`, and `old` with an unknown past."""
+    import torch
+    from ingredients import DIGITS, letters, run
+
+    from domainbed.lib import weights
+
+    root = tmp_path_factory.mktemp("pools")
+    for name, seen, scale in (("ink", ["InkDigits"], 1.01), ("old", [], 1.02)):
+        torch.save(letters(scale), root / f"{name}.pkl")
+        past = ["--datasets_seen", *seen] if seen else []
+        source = root / f"{name}.pkl"
+        assert run("add", source, "--pool", root / "pool", "--name", name, *DIGITS, *past) == 0
+    weights.save(root / "noisy.safetensors", letters(1.5), {})
+    more = ["--datasets_seen", "noisy_digits", "--licence", "MIT", "--id_acc", "0.5"]
+    assert run("add", root / "noisy.safetensors", "--pool", root / "pool", "--name", "noisy",
+               *DIGITS, *more) == 0  # fmt: skip
+    return root / "pool"
+
+
+@pytest.fixture
+def mine(template, tmp_path):
+    """A copy of it, to be spoilt."""
+    return shutil.copytree(template, tmp_path / "mine")
+
+
+@pytest.fixture(scope="session")
+def auxiliary(tmp_path_factory):
+    """A finished run on all domains, as auxiliary runs are."""
+    from domainbed.scripts import train
+
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    arguments = ["--dataset", "InkDigits", "--test_envs", "-1", "--steps", "2"]
+    arguments += ["--foundation", "letters", "--hparams", '{"batch_size": 2}']
+    assert train.main([*arguments, "--output_dir", str(folder), "--hparams_seed", "3"]) == 0
+    return folder
