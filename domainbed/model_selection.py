@@ -73,13 +73,16 @@ def _test_env(records: Q) -> int:
 
 def _out_acc_of_training_domains(record: Record, test_env: int) -> float | None:
     """Mean accuracy on the out splits of the domains that were trained on."""
-    accs = []
-    for env in itertools.count():
-        if f"env{env}_in_acc" not in record:
-            break
-        if env != test_env and f"env{env}_out_acc" in record:
-            accs.append(record[f"env{env}_out_acc"])
-    return mean(accs) if accs else None
+    keys = _out_keys(tuple(record), test_env)
+    return mean([record[key] for key in keys]) if keys else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _out_keys(keys: tuple[str, ...], test_env: int) -> list[str]:
+    """Of a record's keys the out accuracies of the domains trained on; all of a run have these."""
+    envs = itertools.takewhile(lambda env: f"env{env}_in_acc" in keys, itertools.count())
+    names = [f"env{env}_out_acc" for env in envs if env != test_env]
+    return [name for name in names if name in keys]
 
 
 @SELECTIONS.register("iid")
@@ -94,12 +97,12 @@ class IIDAccuracySelectionMethod(SelectionMethod):
         records = get_test_records(run_records)
         if not len(records):
             return None
-        env = _test_env(records)
-        accs = []
+        env, accs = _test_env(records), []
+        test_key = f"env{env}_in_acc"
         for record in records.sorted("step"):
             val_acc = _out_acc_of_training_domains(record, env)
-            if val_acc is not None and f"env{env}_in_acc" in record:
-                accs.append({"val_acc": val_acc, "test_acc": record[f"env{env}_in_acc"]})
+            if val_acc is not None and test_key in record:
+                accs.append({"val_acc": val_acc, "test_acc": record[test_key]})
         return Q(accs).argmax("val_acc") if accs else None
 
 

@@ -17,6 +17,7 @@ from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.engine.trainer import RunFailed
 from domainbed.jobs import Job
+from domainbed.lib.machine import freed_memory_kept
 from domainbed.registry import InputError, resolve
 from domainbed.runs import LOCK, RunFolder
 
@@ -54,7 +55,8 @@ def _execute(options: Options, folder: RunFolder, function: str | None) -> None:
             run.state = state
             folder.describe(run.description())
             _say_what_runs(run)
-            resolve(function or run.method.execute)(run)
+            with freed_memory_kept():
+                resolve(function or run.method.execute)(run)
             folder.finish()
         except (InputError, RunFailed) as error:
             folder.fail(str(error), 2 if isinstance(error, InputError) else 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
 from typing import Any
@@ -19,14 +21,11 @@ def make_selector_fn(selector: Selector) -> Callable[[Any], Any]:
     if isinstance(selector, str):
         if "," in selector:
             return make_selector_fn([part.strip() for part in selector.split(",")])
-        path = selector.split(".")
-
-        def get(item: Any) -> Any:
-            for key in path:
-                item = item[key]
-            return item
-
-        return get
+        first, *rest = selector.split(".")
+        if len(rest) == 1:
+            (second,) = rest
+            return lambda item: item[first][second]
+        return lambda item: functools.reduce(operator.getitem, rest, item[first])
     if isinstance(selector, (list, tuple)):
         parts = [make_selector_fn(part) for part in selector]
         return lambda item: tuple(part(item) for part in parts)

@@ -7,6 +7,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,11 @@ def read_records(path: str | Path) -> tuple[list[Record], list[str]]:
             problems.append(f"{file} cannot be read and is left out: {error.strerror}")
             continue
         for line in lines:
-            record = parse_record(line)
+            record = parse_record(line, args)
             if record is None:
                 n_bad += bool(line.strip())
                 continue
-            if record["args"] == args:
-                record["args"] = args  # of one run they are the same: held and named once
-            else:
+            if record["args"] is not args:
                 args = record["args"]
                 without_place = {k: v for k, v in args.items() if k != "output_dir"}
                 identity = json.dumps(without_place, sort_keys=True)
@@ -77,8 +76,11 @@ def read_records(path: str | Path) -> tuple[list[Record], list[str]]:
     return list(records.values()), problems + mixtures(list(records.values()))
 
 
-def parse_record(line: bytes) -> Record | None:
-    """A record, or None for a line that is not a whole and well-formed one."""
+def parse_record(line: bytes, before: dict[str, Any] | None = None) -> Record | None:
+    """A record, or None for a line that is not a whole and well-formed one.
+
+    before: the args of the record before; if they are this one's, both hold the same object.
+    """
     try:
         record = orjson.loads(line)  # refuses numbers that are none, and halves of characters
     except orjson.JSONDecodeError:
@@ -86,18 +88,31 @@ def parse_record(line: bytes) -> Record | None:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None
     args = record.get("args")
-    if not isinstance(args, dict) or not isinstance(record.get("hparams", {}), dict):
+    if before is not None and args == before:
+        record["args"] = before
+    elif not _are_args(args):
         return None
-    for key, kind in _ARGS.items():
-        if type(args.get(key)) is not kind:
-            return None
-    for env in args["test_envs"]:
-        if type(env) is not int:
-            return None
-    for key, value in record.items():  # a float32 mean of ones can pass 1 by a rounding error
-        if key.endswith("_acc") and not (type(value) in (int, float) and 0 <= value < 1.001):
+    if not isinstance(record.get("hparams", {}), dict):
+        return None
+    for key in _accuracies(tuple(record)):
+        value = record[key]  # a float32 mean of ones can pass 1 by a rounding error
+        if not (type(value) in (int, float) and 0 <= value < 1.001):
             return None
     return record
+
+
+def _are_args(args: Any) -> bool:
+    return (
+        isinstance(args, dict)
+        and all(type(args.get(key)) is kind for key, kind in _ARGS.items())
+        and all(type(env) is int for env in args["test_envs"])
+    )
+
+
+@lru_cache(maxsize=1024)
+def _accuracies(keys: tuple[str, ...]) -> list[str]:
+    """Those of a record's keys that name accuracies; all records of a run have the same keys."""
+    return [key for key in keys if key.endswith("_acc")]
 
 
 def is_full_data(record: Record) -> bool:
@@ -112,9 +127,9 @@ def mixtures(records: list[Record]) -> list[str]:
     they may differ.
     """
     seen: dict[tuple, set[str]] = defaultdict(set)
-    shown = [r for r in records if any(env >= 0 for env in r["args"]["test_envs"])]
-    kinds = {(id(r["args"]), is_full_data(r)): r["args"] for r in shown}
-    for (_, is_full), args in kinds.items():
+    kinds = {(id(r["args"]), is_full_data(r)): r["args"] for r in records}
+    shown = {k: args for k, args in kinds.items() if any(env >= 0 for env in args["test_envs"])}
+    for (_, is_full), args in shown.items():
         for key in ("holdout_fraction", "steps", "hparams"):
             if key != "holdout_fraction" or not is_full:
                 seen[args["dataset"], args["algorithm"], key].add(json.dumps(args.get(key)))
@@ -123,7 +138,7 @@ def mixtures(records: list[Record]) -> list[str]:
         for (dataset, algorithm, key), some in seen.items()
         if len(some) > 1
     ]
-    every = distinct_args(shown)
+    every = list(shown.values())
     for dataset in dict.fromkeys(args["dataset"] for args in every):
         if mixed := mixed_protocols(args for args in every if args["dataset"] == dataset):
             problems.append(f"{dataset}: runs of different protocols are in one table: {mixed}")

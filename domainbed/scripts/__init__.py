@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from domainbed.registry import InputError, Registry, use_plugins
 
@@ -38,3 +40,17 @@ def load_named_plugins(argv: Sequence[str] | None) -> None:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--plugins", nargs="+", default=[])
     use_plugins(early.parse_known_args(argv)[0].plugins)
+
+
+@contextmanager
+def lasting_objects() -> Iterator[None]:
+    """Let the collector of cycles pass over what is made meanwhile, such as all records of a sweep.
+
+    It would look at the same objects again and again, which takes more than making them.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -12,7 +12,7 @@ from domainbed.lib.query import Q
 from domainbed.lib.reporting import Record, read_records
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, nearest
-from domainbed.scripts import load_named_plugins, one_line
+from domainbed.scripts import lasting_objects, load_named_plugins, one_line
 
 
 def format_mean(data: Iterable[float], latex: bool) -> tuple[float | None, float | None, str]:
@@ -73,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_named_plugins(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
+    with lasting_objects():
+        return show(args)
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print the tables that were asked for; return the exit code."""
     every, problems = read_records(args.input_dir)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)

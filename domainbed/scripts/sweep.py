@@ -19,7 +19,7 @@ from domainbed.jobs import Job, make_args_list
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, Registry
 from domainbed.runs import INCOMPLETE, run_folders
-from domainbed.scripts import load_named_plugins, one_line
+from domainbed.scripts import lasting_objects, load_named_plugins, one_line
 
 __all__ = ["Job", "build_parser", "main", "make_args_list"]
 
@@ -211,7 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verify(args)
     launcher = command_launchers.REGISTRY[args.command_launcher]
     sweep.check_launcher_options(launcher, parse_options(args.launcher_options))
-    asked, graph = sweep.plan(args)
+    with lasting_objects():
+        asked, graph = sweep.plan(args)
     if args.command == "plan":
         return show_plan(graph, args)
     print(sweep.status(graph))

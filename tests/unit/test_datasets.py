@@ -11,6 +11,7 @@ from PIL import Image
 from domainbed import datasets
 from domainbed.datasets import digits
 from domainbed.datasets.base import evaluation_view
+from domainbed.datasets.mnist import PARTS, file_of, read_idx
 from domainbed.registry import InputError
 
 PLAIN = {"data_augmentation": True, "image_size": 32}
@@ -154,6 +155,29 @@ def test_mnist_domains_are_a_partition_by_the_global_generator(mnist):
         assert not torch.equal(sets[0][1].tensors[0], sets[2][1].tensors[0])
     with pytest.raises(InputError, match="MNIST"):
         datasets.check("RotatedMNIST", str(mnist / "elsewhere"))
+
+
+def test_files_of_mnist_are_read_as_torchvision_does(mnist):
+    from torchvision.datasets import MNIST
+
+    for part, theirs in zip(PARTS, (MNIST(mnist, train=True), MNIST(mnist, train=False))):
+        assert torch.equal(read_idx(file_of(mnist, part, "images")), theirs.data)
+        assert torch.equal(read_idx(file_of(mnist, part, "labels")).long(), theirs.targets)
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b"\x01" + b[1:], lambda b: b[:6]])
+def test_damaged_files_of_mnist_are_told(mnist, spoil):
+    for part, what in (("train", "images"), ("t10k", "labels")):
+        file = file_of(mnist, part, what)
+        whole = file.read_bytes()
+        file.write_bytes(spoil(whole))
+        with pytest.raises(InputError, match=f"cannot be read .*{file.name}"):
+            datasets.make("RotatedMNIST", str(mnist), [0], {})
+        file.write_bytes(whole)
+    labels = file_of(mnist, "train", "labels")
+    labels.write_bytes(file_of(mnist, "t10k", "labels").read_bytes())
+    with pytest.raises(InputError, match="72 images have 24 labels"):
+        datasets.make("RotatedMNIST", str(mnist), [0], {})
 
 
 def test_a_colour_fills_one_channel(mnist):
