@@ -99,7 +99,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
     )
     if args.image_cache:
         args.image_cache = os.path.abspath(args.image_cache)
-    how = {key: getattr(args, key) for key in HOW if getattr(args, key) not in (None, False)}
+    given = {key: getattr(args, key) for key in HOW}
+    how = {k: v for k, v in given.items() if v is not None and v is not False}  # 0 is a value
     asked = [Job(train_args, args.output_dir, how) for train_args in args_list]
     return asked, jobs.with_needs(asked)
 
@@ -152,6 +153,7 @@ def _check_counts(args: argparse.Namespace) -> None:
         "checkpoint_freq": 1,
         "image_cache_size": 1,
         "checkpoint_seconds": 0,
+        "memory": 0,
     }
     for name, lowest in least.items():
         value = getattr(args, name)

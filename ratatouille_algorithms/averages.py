@@ -23,13 +23,15 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from domainbed.engine.evaluator import acc_key
+from domainbed.engine.evaluator import Evaluator, acc_key, is_right
 from domainbed.engine.initial_weights import needed_weights
 from domainbed.engine.run import Run
 from domainbed.lib import weights as weight_files
 from domainbed.runs import BEST, LAST
 from ratatouille_algorithms import weights
 from ratatouille_algorithms.algorithms import MOVING_AVERAGE, SWAD
+from ratatouille_algorithms.greedy import Validation
+from ratatouille_algorithms.waves import Waves
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,7 @@ def select_greedily(
     """
     order = sorted(range(len(paths)), key=lambda i: -id_accs[i])
     chosen: list[Path] = []
+    validation = Validation(run)
     best, into = 0.0, weights.places(algorithm, paths[order[0]])
     so_far = Path(run.folder / ".greedy.safetensors")
     try:
@@ -109,9 +112,10 @@ def select_greedily(
             weights.combine([*before, paths[i]], [n, 1] if chosen else [1], into)
             mean_of_all = {n: t.clone() for n, t in into.items()} if _reestimates(run) else into
             settle_batch_norms(run, algorithm)
-            score = run.id_score(run.evaluator.evaluate(algorithm, run.train_envs, ("out",)))
-            logger.info("with %s: ID validation accuracy %.4f", paths[i].parent.name, score)
-            if score >= best:
+            score = validation.score(algorithm, best)
+            said = f"below {best:.4f}" if score is None else f"{score:.4f}"
+            logger.info("with %s: ID validation accuracy %s", paths[i].parent.name, said)
+            if score is not None:
                 chosen.append(paths[i])
                 best = score
                 if len(chosen) > 1:
@@ -157,45 +161,52 @@ def wise(run: Run) -> None:
     paths = [needed_weights(folder, BEST) for folder in folders]
     headers, algorithm = weights.check_layouts(paths), run.build()
     given = run.options.further.get("wise_alpha")
-    into, best = weights.places(algorithm, paths[0]), -1.0
-    chosen = ALPHAS[0] if given is None else given
-
-    def interpolate(alpha: float) -> None:
-        weights.combine(paths, [1 - alpha, alpha], into)
-        settle_batch_norms(run, algorithm)
-
-    for alpha in ALPHAS if given is None else ():
-        interpolate(alpha)
-        score = run.id_score(run.evaluator.evaluate(algorithm, run.train_envs, ("out",)))
-        logger.info("alpha %.1f: ID validation accuracy %.4f", alpha, score)
-        if score >= best:
-            best, chosen = score, alpha
-    interpolate(chosen)
+    best, chosen = -1.0, ALPHAS[0] if given is None else given
+    alphas = iter(ALPHAS)
+    mixtures = [(paths, [1 - alpha, alpha]) for alpha in ALPHAS if given is None]
+    for networks in Waves(run).of(mixtures):
+        for network in networks:
+            settle_batch_norms(run, network)
+        for accs, _ in run.evaluator.measure_each(networks, run.train_envs, ("out",)):
+            alpha, score = next(alphas), run.id_score(accs)
+            logger.info("alpha %.1f: ID validation accuracy %.4f", alpha, score)
+            if score >= best:
+                best, chosen = score, alpha
+    weights.combine(paths, [1 - chosen, chosen], weights.places(algorithm, paths[0]))
+    settle_batch_norms(run, algorithm)
     finish(run, algorithm, headers[1:], {"wise_alpha": chosen})
-
-
-class Ensemble(torch.nn.Module):
-    """Predicts the mean of the probabilities that networks predict."""
-
-    def __init__(self, members: Sequence[torch.nn.Module]) -> None:
-        super().__init__()
-        self.members = torch.nn.ModuleList(members)
-
-    def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities (batch, num_classes)."""
-        predicted: list[Any] = [m.predict(x) for m in self.members]  # type: ignore[operator]
-        return torch.stack([logits.softmax(1) for logits in predicted]).mean(0).log()
 
 
 def ensemble(run: Run) -> None:
     """Measure all members together; they are no single network, so no weights are written."""
     paths = [needed_weights(folder, BEST) for folder in run.needs.get("member", [])]
-    headers, members = weights.check_layouts(paths), []
-    for path in paths:
-        members.append(run.build())
-        weights.uniform([path], weights.places(members[-1], path))
-    _record(run, Ensemble(members), {"n_members": len(members)})
+    headers, accs = weights.check_layouts(paths), {}
+    waves, evaluator = Waves(run), run.evaluator
+    for env in evaluator.splits:
+        keys, rows = evaluator.keys(env)
+        right = torch.cat([torch.empty(0), *_right_together(evaluator, waves, paths, env, keys)])
+        for name, some in rows.items():
+            accs[acc_key(env, name)] = right[some].sum().item() / len(some)
+    _record(run, accs, {"n_members": len(paths)})
     _describe(run, headers, members=[{"run": path.parent.name} for path in paths])
+
+
+def _right_together(
+    evaluator: Evaluator, waves: Waves, paths: Sequence[Path], env: int, keys: Sequence[int]
+) -> list[torch.Tensor]:
+    """Whether the sum of all members' probabilities classifies samples rightly, by batch."""
+    totals: list[torch.Tensor] = []
+    labels: list[torch.Tensor] = []
+    for networks in waves.of([([path], [1.0]) for path in paths]):
+        batches = evaluator.outputs(networks, env, keys)
+        for i, (every, y) in enumerate(batches):
+            probabilities = torch.stack([logits.softmax(1) for logits in every]).sum(0)
+            if i == len(totals):
+                totals.append(probabilities)
+                labels.append(y)
+            else:
+                totals[i] += probabilities
+    return [is_right(total, y).float().cpu() for total, y in zip(totals, labels)]
 
 
 def settle_batch_norms(run: Run, algorithm: Any) -> None:
@@ -228,13 +239,12 @@ def finish(
 ) -> dict[str, float]:
     """Measure a network, and write what it is, its record and its weights; return accuracies."""
     _describe(run, headers, **provenance)
-    accs = _record(run, algorithm, values)
+    accs = _record(run, run.evaluator.evaluate(algorithm), values)
     run.save(LAST, algorithm, id_acc=run.id_score(accs))
     return accs
 
 
-def _record(run: Run, algorithm: Any, values: Mapping[str, float]) -> dict[str, float]:
-    accs = run.evaluator.evaluate(algorithm)
+def _record(run: Run, accs: dict[str, float], values: Mapping[str, float]) -> dict[str, float]:
     for env in run.test_envs:
         accs[acc_key(env, "all")] = run.whole_domain_acc(accs, env)
     run.record(run.n_steps - 1, values, accs)

@@ -169,6 +169,13 @@ def register() -> None:
         default=None,
     )
     _option(
+        "plain_probe",
+        "probe on images without augmentation, whose features are computed once",
+        plan_flag,
+        action="store_true",
+        default=None,
+    )
+    _option(
         "fusing_range",
         f"of Fusing: coefficients are exp(x uniform(0, 1)), normalised (default {FUSING_RANGE:g})",
         plan_fusing_range,

@@ -58,35 +58,43 @@ class Predictions:
 
 def predict(network: Any, run: Run, samples: Samples) -> Predictions:
     """Evaluate a network with a `featurizer` on samples of a run's domains, un-augmented."""
-    n = sum(map(len, samples.values()))
-    stride = max(1, math.ceil(n / N_FEATURES))
-    parts: dict[str, list[torch.Tensor]] = {"logits": [], "y": [], "env": []}
-    outputs: list[torch.Tensor] = []
-    kept: list[torch.Tensor] = []
-    hook = network.featurizer.register_forward_hook(lambda m, args, out: outputs.append(out))
-    was_training, n_seen = network.training, 0
-    network.eval()
+    return predict_each([network], run, samples)[0]
+
+
+def predict_each(networks: Sequence[Any], run: Run, samples: Samples) -> list[Predictions]:
+    """The same of several networks, in one pass over the data."""
+    found: list[dict[str, list[torch.Tensor]]] = [
+        {"logits": [], "y": [], "env": [], "features": []} for _ in networks
+    ]
+    stride = max(1, math.ceil(sum(map(len, samples.values())) / N_FEATURES))
+    features: list[torch.Tensor] = []
+    hooks = [
+        network.featurizer.register_forward_hook(lambda m, args, out: features.append(out))
+        for network in networks
+    ]
+    n_seen, evaluator = 0, _evaluator(run)
     try:
-        with rng.preserved(), torch.no_grad():
-            for env, x, y in _batches(run, samples):
-                parts["logits"].append(network.predict(x.to(run.device)).float().cpu())
-                parts["y"].append(y)
-                parts["env"].append(torch.full_like(y, env))
-                kept.append(outputs.pop().flatten(1)[-n_seen % stride :: stride].float().cpu())
-                outputs.clear()
+        for env, keys in samples.items():
+            for every, y in evaluator.outputs(networks, env, keys):
+                each = len(features) // len(networks)  # some call their featurizer more than once
+                last = features[each - 1 :: each]
+                for parts, logits, z in zip(found, every, last):
+                    parts["logits"].append(logits.float().cpu())
+                    parts["y"].append(y.cpu())
+                    parts["env"].append(torch.full_like(y, env).cpu())
+                    kept = z.flatten(1)[-n_seen % stride :: stride]
+                    parts["features"].append(kept.float().cpu())
+                features.clear()
                 n_seen += len(y)
     finally:
-        hook.remove()
-        network.train(was_training)
-    return Predictions(**{k: torch.cat(v) for k, v in parts.items()}, features=torch.cat(kept))
+        for hook in hooks:
+            hook.remove()
+    return [Predictions(**{k: torch.cat(v) for k, v in parts.items()}) for parts in found]
 
 
-def _batches(run: Run, samples: Samples) -> Any:
+def _evaluator(run: Run) -> Evaluator:
     views = [evaluation_view(environment) for environment in run.environments]
-    evaluator = Evaluator(views, {}, run.device, run.num_workers)
-    for env, keys in samples.items():
-        for x, y in evaluator.batches(env, keys):
-            yield env, x, y
+    return Evaluator(views, {}, run.device, run.num_workers)
 
 
 def fingerprint(run: Run, samples: Samples) -> str:
@@ -98,9 +106,11 @@ def fingerprint(run: Run, samples: Samples) -> str:
     for env, keys in samples.items():
         digest.update(json.dumps([run.options.dataset, run.env_names[env], list(keys)]).encode())
     firsts = {env: keys[:1] for env, keys in samples.items()}
+    evaluator = _evaluator(run)
     with rng.preserved():
-        for _, x, y in _batches(run, firsts):
-            digest.update(weights.content_hash({"x": x, "y": y}).encode())
+        for env, keys in firsts.items():
+            for x, y in evaluator.batches(env, keys):
+                digest.update(weights.content_hash({"x": x, "y": y}).encode())
     return digest.hexdigest()
 
 

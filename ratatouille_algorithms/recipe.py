@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from domainbed import algorithms, datasets
+from domainbed import algorithms, datasets, hparams_registry
 from domainbed.hparams_registry import HParam, choice
 from domainbed.jobs import Job, Need
 from domainbed.registry import InputError
@@ -68,17 +68,25 @@ def inter_training_space(dataset: str) -> list[HParam]:
 
 def probe(job: Job) -> Job:
     """The linear probe whose head a run starts from: default hparams, trial 0 unless asked."""
+    args = job.train_args
     return job.derive(
-        root=job.train_args.get("output_dir_lp") or f"{job.root}/lp",
+        root=args.get("output_dir_lp") or f"{job.root}/lp",
         algorithm="FineTuning",
         hparams_seed=0,
-        trial_seed=job.train_args["trial_seed"] if job.train_args.get("probe_per_trial") else 0,
+        trial_seed=args["trial_seed"] if args.get("probe_per_trial") else 0,
         what_is_trainable="classifier",
-        steps=job.train_args.get("steps_lp", job.train_args.get("steps")),
+        steps=args.get("steps_lp", args.get("steps")),
+        hparams=_without_augmentation(job) if args.get("plain_probe") else args.get("hparams"),
         output_dir_lp=None,
         steps_lp=None,
         probe_per_trial=None,
+        plain_probe=None,
     )
+
+
+def _without_augmentation(job: Job) -> str:
+    overrides = hparams_registry.parse_overrides(job.train_args.get("hparams"))
+    return hparams_registry.json.dumps({**overrides, "data_augmentation": False})
 
 
 def auxiliary(job: Job, dataset: str, hparams_seed: int) -> Job:
@@ -181,7 +189,7 @@ def register() -> None:
     """Add the plug-in's options and algorithms to domainbed's registries."""
     options.register()
     COMMANDS["inference"] = "ratatouille_algorithms.scripts.inference:main"
-    trained = ("output_dir_lp", "steps_lp", "probe_per_trial")
+    trained = ("output_dir_lp", "steps_lp", "probe_per_trial", "plain_probe")
     recycled = (*trained, "aux_datasets", "aux_hparams", "aux_dir", *POOLED)
     of_all = ("n_hparams", "n_hparams_from")
     _add("FineTuning", "FineTuning", followed_space, trained, fine_tuning_needs)

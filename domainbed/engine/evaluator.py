@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from domainbed.engine import rng
 from domainbed.engine.loading import Sequential, is_in_memory
 
 BATCH_IN_MEMORY, BATCH_OF_FILES = 128, 64
+SPLITS = ("in", "out", "uda")
 
 
 def acc_key(env: int, split: str) -> str:
@@ -69,7 +70,7 @@ class Evaluator:
         self,
         algorithm: Any,
         envs: Iterable[int] | None = None,
-        splits: Sequence[str] = ("in", "out", "uda"),
+        splits: Sequence[str] = SPLITS,
     ) -> dict[str, float]:
         """Accuracies in [0, 1] by `acc_key`, of all domains or those of `envs`."""
         return self.measure(algorithm, envs, splits)[0]
@@ -78,36 +79,69 @@ class Evaluator:
         self,
         algorithm: Any,
         envs: Iterable[int] | None = None,
-        splits: Sequence[str] = ("in", "out", "uda"),
+        splits: Sequence[str] = SPLITS,
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Accuracies and mean cross-entropies (nats), both by `acc_key`."""
-        accs, losses = {}, {}
-        for env in self.splits if envs is None else envs:
-            keys = {name: self.splits[env][name] for name in splits if len(self.splits[env][name])}
-            every = sorted(key for some in keys.values() for key in some)
-            right, loss = self._samples(algorithm, env, every)
-            place = {key: i for i, key in enumerate(every)}
-            for name, some in keys.items():
-                rows = torch.tensor([place[key] for key in some])
-                accs[acc_key(env, name)] = right[rows].sum().item() / len(some)
-                losses[acc_key(env, name)] = loss[rows].double().mean().item()
-        return accs, losses
+        return self.measure_each([algorithm], envs, splits)[0]
 
-    def _samples(
-        self, algorithm: Any, env: int, keys: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Whether each of the samples `keys` is classified rightly, and its cross-entropy."""
-        was_training = algorithm.training
-        algorithm.eval()
-        right, losses = [torch.empty(0, dtype=torch.bool)], [torch.empty(0)]
-        with rng.preserved(), torch.no_grad():
+    def measure_each(
+        self,
+        networks: Sequence[Any],
+        envs: Iterable[int] | None = None,
+        splits: Sequence[str] = SPLITS,
+    ) -> list[tuple[dict[str, float], dict[str, float]]]:
+        """The same of several networks, in one pass over the data."""
+        found: list[tuple[dict[str, float], dict[str, float]]] = [({}, {}) for _ in networks]
+        for env in self.splits if envs is None else envs:
+            keys, rows = self.keys(env, splits)
+            for (accs, losses), (right, loss) in zip(found, self.samples(networks, env, keys)):
+                for name, some in rows.items():
+                    accs[acc_key(env, name)] = right[some].sum().item() / len(some)
+                    losses[acc_key(env, name)] = loss[some].double().mean().item()
+        return found
+
+    def keys(
+        self, env: int, splits: Sequence[str] = SPLITS
+    ) -> tuple[list[int], dict[str, torch.Tensor]]:
+        """All keys of splits of a domain, in order, and which of them are a split's, by its name.
+
+        Splits without samples are left out.
+        """
+        there = {name: self.splits[env][name] for name in splits if len(self.splits[env][name])}
+        every = sorted(key for some in there.values() for key in some)
+        place = {key: i for i, key in enumerate(every)}
+        return every, {n: torch.tensor([place[k] for k in some]) for n, some in there.items()}
+
+    def samples(
+        self, networks: Sequence[Any], env: int, keys: Sequence[int]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For each network, whether it classifies each sample rightly, and its cross-entropies."""
+        right = [[torch.empty(0, dtype=torch.bool)] for _ in networks]
+        losses = [[torch.empty(0)] for _ in networks]
+        for every, y in self.outputs(networks, env, keys):
+            for i, logits in enumerate(every):
+                right[i].append(is_right(logits, y).cpu())
+                losses[i].append(cross_entropies(logits, y).cpu())
+        return [(torch.cat(r), torch.cat(loss)) for r, loss in zip(right, losses)]
+
+    @torch.no_grad()
+    def outputs(
+        self, networks: Sequence[Any], env: int, keys: Sequence[int]
+    ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+        """Batches of a domain's samples, in order: the logits of each network, and labels."""
+        modes = [network.training for network in networks]
+        for network in networks:
+            network.eval()
+        try:
             for x, y in self.batches(env, keys):
-                logits, y = algorithm.predict(x.to(self.device)), y.to(self.device)
-                right.append(is_right(logits, y).cpu())
-                losses.append(cross_entropies(logits, y).cpu())
-        if was_training:
-            algorithm.train()
-        return torch.cat(right), torch.cat(losses)
+                x = x.to(self.device)
+                with rng.preserved():
+                    logits = [network.predict(x) for network in networks]
+                yield logits, y.to(self.device)
+        finally:
+            for network, was_training in zip(networks, modes):
+                if was_training:
+                    network.train()
 
     def batches(self, env: int, keys: Sequence[int]) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         """Images and labels of samples of a domain as networks see them in evaluation, in order."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import TensorDataset
 
-from domainbed.engine.evaluator import BATCH_IN_MEMORY
+from domainbed.datasets.images import ImageEnvironment
+from domainbed.engine.evaluator import Evaluator
 from domainbed.engine.loading import is_in_memory
 from domainbed.engine.run import Run
 
@@ -23,26 +24,42 @@ def freeze(featurizer: torch.nn.Module) -> None:
 
 @contextmanager
 def features_once(run: Run, algorithm: Any) -> Iterator[None]:
-    """Let a run read features (n_samples, n_outputs) where its images are fixed tensors.
+    """Let a run read features (n_samples, n_outputs) where its images are the same every time.
 
-    Meanwhile the frozen featurizer passes them on. Images that are augmented, or that do not fit
-    in memory, are left as they are.
+    They are when it evaluates, and when it trains without augmentation. Meanwhile the frozen
+    featurizer passes features on. If they need more than `--memory`, all is left as it is.
     """
-    if not all(map(is_in_memory, run.environments)):
+    featurizer, images, views = algorithm.featurizer, run.environments, run.views
+    are_fixed = all(map(is_fixed, images))
+    n_bytes = 4 * featurizer.n_outputs * sum(map(len, views))
+    is_told_apart = are_fixed or len(run.dataset.input_shape) > 1  # from features, which are rows
+    if n_bytes > run.memory or not is_told_apart:
         yield
         return
-    images = run.environments
-    run.environments = [_features(run, algorithm.featurizer, env) for env in images]
-    algorithm.featurizer.forward = lambda features: features
+    run.views = [_features(run, featurizer, env) for env in range(len(views))]
+    if are_fixed:
+        run.environments = run.views
+    of_images = featurizer.forward
+    featurizer.forward = lambda x: x if x.dim() == 2 else of_images(x)
     try:
         yield
     finally:
-        del algorithm.featurizer.forward
-        run.environments = images
+        del featurizer.forward
+        run.environments, run.views = images, views
 
 
-def _features(run: Run, featurizer: torch.nn.Module, environment: TensorDataset) -> TensorDataset:
-    x, y = environment.tensors
+def is_fixed(environment: Any) -> bool:
+    """Whether a sample is the same every time that it is drawn."""
+    if isinstance(environment, ImageEnvironment):
+        return not environment.augment
+    return is_in_memory(environment)
+
+
+def _features(run: Run, featurizer: torch.nn.Module, env: int) -> TensorDataset:
+    evaluator: Evaluator = run.evaluator
+    parts, labels = [], []
     with torch.no_grad():
-        parts = [featurizer(part.to(run.device)).cpu() for part in x.split(BATCH_IN_MEMORY)]
-    return TensorDataset(torch.cat(parts), y)
+        for x, y in evaluator.batches(env, range(len(run.views[env]))):
+            parts.append(featurizer(x.to(run.device)).cpu())
+            labels.append(y)
+    return TensorDataset(torch.cat(parts), torch.cat(labels))

@@ -69,6 +69,7 @@ class Options:
     n_trials: int | None = None
     num_workers: int | None = None
     checkpoint_seconds: float | None = None
+    memory: float | None = None
     image_cache: str | None = None
     image_cache_size: int | None = None
     precision: str = PRECISIONS[0]
@@ -109,8 +110,10 @@ class Options:
         return list(value) if isinstance(value, tuple) else value
 
 
-HOW = ("image_cache", "checkpoint_seconds", "save_model_every_checkpoint")
+HOW = ("image_cache", "memory", "checkpoint_seconds", "save_model_every_checkpoint")
 """How the runs of a sweep are run: arguments that change no number."""
+
+MEMORY_HELP = "what networks that are measured in one pass, or kept features, may take (default 1)"
 
 _ALWAYS = (
     "dataset algorithm test_envs holdout_fraction hparams_seed data_dir task trial_seed seed"
@@ -190,6 +193,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="save the state of training at least so often (default 600)",
     )
+    add("--memory", type=float, metavar="GIB", help=MEMORY_HELP)
     add(
         "--save_model_every_checkpoint",
         action="store_true",

@@ -24,8 +24,11 @@ from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError
 from domainbed.runs import RunFolder
 
+DEFAULT_GIB = 1.0
+"""What --memory is where it is not given."""
+
 _LEAST = {"steps": 1, "checkpoint_freq": 1, "num_workers": 0, "image_cache_size": 1}
-_LEAST["checkpoint_seconds"] = 0
+_LEAST.update(checkpoint_seconds=0, memory=0)
 
 
 @dataclass(frozen=True)
@@ -210,16 +213,27 @@ class Run:
             of_classes = make_weights_for_balanced_classes(Subset(environment, keys))
         return Source(f"{env} {split}", environment, keys, of_classes)
 
+    @cached_property
+    def views(self) -> list[Any]:
+        """The domains as they are evaluated: un-augmented unless the protocol says otherwise."""
+        if self.protocol.val_augment:
+            return self.environments
+        return [evaluation_view(environment) for environment in self.environments]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that networks which are measured in one pass, or kept features, may take."""
+        given = self.options.memory
+        return int((DEFAULT_GIB if given is None else given) * 2**30)
+
     @property
     def evaluator(self) -> Evaluator:
-        """Accuracies on every split; on un-augmented images unless the protocol says otherwise."""
-        view = (lambda env: env) if self.protocol.val_augment else evaluation_view
+        """Accuracies on every split."""
         splits = {
             env: {"in": split.in_, "out": split.out, "uda": split.uda}
             for env, split in enumerate(self.splits)
         }
-        views = [view(env) for env in self.environments]
-        return Evaluator(views, splits, self.device, self.num_workers)
+        return Evaluator(self.views, splits, self.device, self.num_workers)
 
     def id_score(self, accs: Mapping[str, float]) -> float:
         """Mean accuracy on the training domains' out splits, which selects without the target.

@@ -44,10 +44,11 @@ def _rows(target: Target) -> list[Row]:
     for init in inits if len(inits) > 1 else ():
         mine = [member.init == init for member in members]
         files = [member.weights for member in members]
-        for mu in POINTS:
-            counts = {True: sum(mine), False: len(mine) - sum(mine)}
-            share = {True: mu / counts[True], False: (1 - mu) / counts[False]}
-            accs = target.measure(files, [share[is_mine] for is_mine in mine])
+        n = {True: sum(mine), False: len(mine) - sum(mine)}
+        mixtures = [
+            (files, [(mu if is_mine else 1 - mu) / n[is_mine] for is_mine in mine]) for mu in POINTS
+        ]
+        for mu, accs in zip(POINTS, target.measure_all(mixtures)):
             rows += _accs(target, accs, kind="mu", init=init, coefficient=mu)
     return rows
 

@@ -27,6 +27,7 @@ from ratatouille_algorithms.analysis.members import (
     logger,
     tabulate,
 )
+from ratatouille_algorithms.waves import Mixture
 
 POINTS = tuple(i / 10 for i in range(11))
 """Where a segment is measured."""
@@ -66,15 +67,15 @@ def is_broken(accs: Sequence[float], n_samples: int, points: Sequence[float] = P
 
 
 def curve(
-    measure: Callable[[Sequence[Path], Sequence[float]], Mapping[str, float]],
+    measure_all: Callable[[Sequence[Mixture]], Sequence[Mapping[str, float]]],
     ends: tuple[Path, Path],
     points: Sequence[float] = POINTS,
 ) -> dict[str, list[float]]:
     """Accuracies at each point of the segment between two weight files, by the data's name.
 
-    measure: the accuracies of a mean of files with coefficients, such as `Target.measure`.
+    measure_all: the accuracies of means of files with coefficients, such as `Target.measure_all`.
     """
-    found = [measure(ends, [1 - lam, lam]) for lam in points]
+    found = measure_all([(ends, [1 - lam, lam]) for lam in points])
     return {data: [accs[data] for accs in found] for data in found[0]}
 
 
@@ -106,7 +107,7 @@ def _rows(target: Target, limits: Limits) -> list[Row]:
 def _segment(target: Target, when: str, pair: Pair, of_pairs: int) -> list[Row]:
     one, two = pair
     file = (lambda member: member.weights) if when == "after" else target.initial
-    accs = curve(target.measure, (file(one), file(two)))
+    accs = curve(target.measure_all, (file(one), file(two)))
     rows = []
     for data in DATA:
         n, line = target.n_samples(data), chord(accs[data][0], accs[data][-1])

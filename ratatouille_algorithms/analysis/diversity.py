@@ -21,6 +21,7 @@ from ratatouille_algorithms.analysis.members import (
     Limits,
     Member,
     MissingRuns,
+    Pair,
     Row,
     Target,
     in_turn,
@@ -129,13 +130,14 @@ def _rows(target: Target, limits: Limits) -> list[Row]:
     members = target.of(FINE_TUNING, INTER_TRAINING)
     if len(members) < 2:
         raise MissingRuns(f"diversity needs two runs or more of {target}; there is {len(members)}")
-    said = {member.name: target.predictions(member) for member in members}
+    said = dict(zip([member.name for member in members], target.predictions(members)))
     pairs = list(combinations(members, 2))
-    gains = {}
+    measured: list[Pair] = []
     for is_same in (True, False):
         some = [pair for pair in pairs if (pair[0].init == pair[1].init) == is_same]
-        for one, two in in_turn(some, limits.pairs)[0]:
-            gains[one.name, two.name] = _gain(target, [one, two])
+        measured += in_turn(some, limits.pairs)[0]
+    target.measure_all([([one.weights, two.weights], [1.0, 1.0]) for one, two in measured])
+    gains = {(one.name, two.name): _gain(target, [one, two]) for one, two in measured}
     rows: list[Row] = []
     for data in DATA:
         right = {name: p[data].right for name, p in said.items()}

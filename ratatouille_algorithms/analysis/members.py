@@ -25,6 +25,7 @@ from domainbed.registry import InputError
 from domainbed.runs import BEST, RunFolder
 from ratatouille_algorithms import predictions, weights
 from ratatouille_algorithms.predictions import Predictions
+from ratatouille_algorithms.waves import Mixture, Waves
 
 FINE_TUNING, INTER_TRAINING, FUSING = "FineTuning", "InterTraining", "Fusing"
 FOUNDATION = "foundation"
@@ -98,11 +99,17 @@ class Target:
     whose weights cannot be averaged.
     """
 
-    def __init__(self, members: Sequence[Member], scratch: Path, data_dir: str | None) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        scratch: Path,
+        data_dir: str | None,
+        memory: float | None = None,
+    ) -> None:
         self.members = sorted(members, key=lambda m: (m.algorithm, m.args["hparams_seed"]))
-        self.scratch, self.data_dir = scratch, data_dir
+        self.scratch, self.data_dir, self.memory = scratch, data_dir, memory
         self.on_network: Callable[[], Any] = lambda: None
-        self._accs: dict[tuple, dict[str, float]] = {}
+        self._accs: dict[Key, dict[str, float]] = {}
         self._initial: dict[tuple, Path] = {}
         for one, two in zip(self.members, self.members[1:]):
             if one.name == two.name:
@@ -133,7 +140,7 @@ class Target:
 
     def _run(self, member: Member, needs: Mapping[str, list[RunFolder]]) -> Run:
         """A member's run; its foundation need not be at hand, since weights replace it."""
-        options = replace(Options.of_args(member.args), foundation="random")
+        options = replace(Options.of_args(member.args), foundation="random", memory=self.memory)
         if self.data_dir is not None:
             options = replace(options, data_dir=self.data_dir)
         return Run(options, needs)
@@ -144,9 +151,9 @@ class Target:
         return self._run(self.members[0], {})
 
     @cached_property
-    def network(self) -> Any:
-        """The network that mixtures are written into."""
-        return self.run.build()
+    def waves(self) -> Waves:
+        """The networks that mixtures are written into."""
+        return Waves(self.run)
 
     @cached_property
     def samples(self) -> dict[str, predictions.Samples]:
@@ -165,31 +172,39 @@ class Target:
     def _fingerprint(self) -> str:
         return "".join(predictions.fingerprint(self.run, some) for some in self.samples.values())
 
-    def predictions(self, member: Member) -> dict[str, Predictions]:
-        """What a member says of the ID and OOD data, computed once and kept in its folder."""
-        content = weight_files.content_hash(weight_files.read(member.weights)[0])
-        key, path = f"1 {content} {self._fingerprint}", member.folder / predictions.CACHE
-        found = predictions.load(path, key)
-        if found is None:
-            found = self._predict([member.weights], [1.0])
-            predictions.save(path, key, found)
-        self._accs[_alone(member.weights)] = {k: p.accuracy for k, p in found.items()}
-        return found
+    def predictions(self, members: Sequence[Member]) -> list[dict[str, Predictions]]:
+        """What members say of the ID and OOD data, computed once and kept in their folders."""
+        keys = [self._identity(member) for member in members]
+        places = [member.folder / predictions.CACHE for member in members]
+        found = [predictions.load(path, key) for path, key in zip(places, keys)]
+        new = [i for i, one in enumerate(found) if one is None]
+        predicted = self._predict([([members[i].weights], [1.0]) for i in new])
+        for i, one in zip(new, predicted):
+            predictions.save(places[i], keys[i], one)
+            found[i] = one
+        every = [one for one in found if one is not None]
+        for member, one in zip(members, every):
+            self._accs[_alone(member.weights)] = {k: p.accuracy for k, p in one.items()}
+        return every
 
-    def _predict(
-        self, files: Sequence[Path], coefficients: Sequence[float]
-    ) -> dict[str, Predictions]:
-        into = weights.places(self.network, files[0])
-        weights.combine(files, coefficients, into)
-        found = {k: predictions.predict(self.network, self.run, v) for k, v in self.samples.items()}
-        self.on_network()
-        return found
+    def _identity(self, member: Member) -> str:
+        """What a member's predictions depend on."""
+        content = weight_files.content_hash(weight_files.read(member.weights)[0])
+        return f"1 {content} {self._fingerprint}"
+
+    def _predict(self, mixtures: Sequence[Mixture]) -> Iterator[dict[str, Predictions]]:
+        for networks in self.waves.of(mixtures) if mixtures else ():
+            found = {
+                name: predictions.predict_each(networks, self.run, some)
+                for name, some in self.samples.items()
+            }
+            for i in range(len(networks)):
+                self.on_network()
+                yield {name: of_each[i] for name, of_each in found.items()}
 
     def acc(self, member: Member) -> dict[str, float]:
         """A member's accuracies on the ID and OOD data."""
-        if _alone(member.weights) not in self._accs:
-            self.predictions(member)
-        return self._accs[_alone(member.weights)]
+        return self.measure([member.weights])
 
     def measure(
         self, files: Sequence[Path], coefficients: Sequence[float] | None = None
@@ -198,17 +213,20 @@ class Target:
 
         The sum of the coefficients must not be 0; a mixture is measured once.
         """
-        given = coefficients or [1.0] * len(files)
-        total = sum(given)
-        shares = {str(f): c / total for f, c in sorted(zip(files, given)) if c}
-        key = tuple((file, round(share, 9)) for file, share in shares.items())
-        of_one = [member for member in self.members if key == _alone(member.weights)]
-        if of_one:
-            return self.acc(of_one[0])
-        if key not in self._accs:
-            found = self._predict([Path(file) for file in shares], list(shares.values()))
+        return self.measure_all([(files, coefficients or [1.0] * len(files))])[0]
+
+    def measure_all(self, mixtures: Sequence[Mixture]) -> list[dict[str, float]]:
+        """The same of several mixtures, as many in one pass over the data as memory allows."""
+        shares = [_shares(*mixture) for mixture in mixtures]
+        keys = [_key(some) for some in shares]
+        new = {k: some for k, some in zip(keys, shares) if k not in self._accs}
+        alone = {_alone(member.weights): member for member in self.members}
+        self.predictions([alone[key] for key in new if key in alone])
+        mixed = {key: some for key, some in new.items() if key not in alone}
+        parts = [(list(map(Path, some)), list(some.values())) for some in mixed.values()]
+        for key, found in zip(mixed, self._predict(parts)):
             self._accs[key] = {name: p.accuracy for name, p in found.items()}
-        return self._accs[key]
+        return [self._accs[key] for key in keys]
 
     def probed(self) -> Path:
         """The weights of the shared linear probe: the foundation under the probed head."""
@@ -246,7 +264,7 @@ class Target:
         for path in self._initial.values():
             path.unlink()
         self._initial.clear()
-        for name in ("run", "network"):
+        for name in ("run", "waves"):
             vars(self).pop(name, None)
 
     @staticmethod
@@ -266,7 +284,20 @@ class Target:
         )
 
 
-def _alone(file: Path) -> tuple[tuple[str, float], ...]:
+Key = tuple[tuple[str, float], ...]
+"""Files and the shares that they have in a mixture, which tell it apart from others."""
+
+
+def _shares(files: Sequence[Path], coefficients: Sequence[float]) -> dict[str, float]:
+    total = sum(coefficients)
+    return {str(f): c / total for f, c in sorted(zip(files, coefficients)) if c}
+
+
+def _key(shares: Mapping[str, float]) -> Key:
+    return tuple((file, round(share, 9)) for file, share in shares.items())
+
+
+def _alone(file: Path) -> Key:
     """The key of a file's own accuracies."""
     return ((str(file), 1.0),)
 
@@ -278,6 +309,7 @@ def find(
     datasets: Sequence[str] | None = None,
     test_envs: Sequence[int] | None = None,
     trial_seeds: Sequence[int] | None = None,
+    memory: float | None = None,
 ) -> list[Target]:
     """The targets of the finished runs in a folder, those of interest where some are named.
 
@@ -304,7 +336,7 @@ def find(
             "test_envs and trial_seeds that were asked for; make some with `sweep launch "
             "--algorithms DiWA_uniform Ratatouille_uniform`"
         )
-    return [Target(groups[key], scratch, data_dir) for key in sorted(groups)]
+    return [Target(groups[key], scratch, data_dir, memory) for key in sorted(groups)]
 
 
 def _members(folder: Path) -> Iterator[Member]:

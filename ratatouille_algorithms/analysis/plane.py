@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -96,23 +96,22 @@ def _plane(target: Target, grid: int) -> list[Row]:
     except InputError as error:
         raise MissingRuns(f"plane of {target}: {error}") from error
     (x_low, x_high), (y_low, y_high) = (_range(values) for values in zip(*points))
+    centre = [sum(values) / 3 for values in zip(*points)]
+    places = [
+        (f"{member.init} ({member.name})", *point, [float(k == i) for k in range(3)])
+        for i, (member, point) in enumerate(zip(three, points))
+    ]
+    places.append(("average", *centre, [1 / 3] * 3))
+    for i, j in product(range(grid), repeat=2):
+        x = x_low + (x_high - x_low) * i / (grid - 1)
+        y = y_low + (y_high - y_low) * j / (grid - 1)
+        places.append(("grid", x, y, shares(x, y, points)))
     rows = []
-
-    def add(what: str, x: float, y: float, coefficients: list[float]) -> None:
-        accs = target.measure(files, coefficients)
+    every = target.measure_all([(files, coefficients) for *_, coefficients in places])
+    for (what, x, y, coefficients), accs in zip(places, every):
         for data in DATA:
             few = {"what": what, "x": x, "y": y, "data": data, "acc": accs[data]}
             rows.append({**few, **dict(zip(("share_a", "share_b", "share_c"), coefficients))})
-
-    for i, (member, (x, y)) in enumerate(zip(three, points)):
-        add(f"{member.init} ({member.name})", x, y, [float(k == i) for k in range(3)])
-    x, y = (sum(values) / 3 for values in zip(*points))
-    add("average", x, y, [1 / 3] * 3)
-    for i in range(grid):
-        for j in range(grid):
-            x = x_low + (x_high - x_low) * i / (grid - 1)
-            y = y_low + (y_high - y_low) * j / (grid - 1)
-            add("grid", x, y, shares(x, y, points))
     return rows
 
 
@@ -184,8 +183,9 @@ def _robust(target: Target) -> list[Row]:
     start, rows = target.probed(), []
     for algorithm, members in averages.items():
         files = [start, *(member.weights for member in members)]
-        for lam in POINTS:
-            accs = target.measure(files, [1 - lam, *[lam / len(members)] * len(members)])
+        shares_of = {lam: [1 - lam, *[lam / len(members)] * len(members)] for lam in POINTS}
+        every = target.measure_all([(files, coefficients) for coefficients in shares_of.values()])
+        for lam, accs in zip(POINTS, every):
             few = {"algorithm": algorithm, "n_members": len(members), "coefficient": lam}
             for data in DATA:
                 n = target.n_samples(data)

@@ -21,6 +21,7 @@ from ratatouille_algorithms.analysis.members import (
     subsets,
     tabulate,
 )
+from ratatouille_algorithms.waves import Mixture
 
 N_SIZES = 8
 """How many numbers of members are measured at most."""
@@ -79,10 +80,15 @@ def _rows(target: Target, limits: Limits) -> list[Row]:
     return rows
 
 
-def _average(target: Target, members: Sequence[Member], **columns: Any) -> list[Row]:
-    """Rows of the average of members, by data."""
-    accs = target.measure([member.weights for member in members])
-    return _accs(target, accs, **columns, n_members=len(members))
+def _averages(
+    target: Target, wanted: Sequence[tuple[Sequence[Member], dict[str, Any]]]
+) -> list[Row]:
+    """Rows of averages of members, each with its columns, by data."""
+    mixtures = [([m.weights for m in members], [1.0] * len(members)) for members, _ in wanted]
+    rows = []
+    for (members, columns), accs in zip(wanted, target.measure_all(mixtures)):
+        rows += _accs(target, accs, **columns, n_members=len(members))
+    return rows
 
 
 def _accs(target: Target, accs: Mapping[str, float], **columns: Any) -> list[Row]:
@@ -93,15 +99,15 @@ def _accs(target: Target, accs: Mapping[str, float], **columns: Any) -> list[Row
 
 
 def _by_members(target: Target, members: list[Member], limits: Limits) -> list[Row]:
-    algorithm, rows = members[0].algorithm, []
+    algorithm, wanted = members[0].algorithm, []
     for size in sizes(len(members)):
         # of single members all are measured: they are at hand
         limit = len(members) if size == 1 else limits.subsets
         for some in subsets(len(members), size, limit):
             columns = {"kind": "members", "what": "average", "algorithm": algorithm, "x": size}
-            drawn = " ".join(map(str, some))
-            rows += _average(target, [members[i] for i in some], **columns, subset=drawn)
-    return rows
+            columns["subset"] = " ".join(map(str, some))
+            wanted.append(([members[i] for i in some], columns))
+    return _averages(target, wanted)
 
 
 def _by_inits(target: Target, limits: Limits) -> list[Row]:
@@ -111,7 +117,7 @@ def _by_inits(target: Target, limits: Limits) -> list[Row]:
         by_init.setdefault(member.init, []).append(member)
     if len(by_init) < 2:
         return []
-    groups, rows = list(by_init.values()), []
+    groups, wanted = list(by_init.values()), []
     fewest = min(map(len, groups))
     for size in range(1, len(groups) + 1):
         for some in subsets(len(groups), size, limits.subsets):
@@ -119,11 +125,11 @@ def _by_inits(target: Target, limits: Limits) -> list[Row]:
             columns = {"kind": "inits", "algorithm": INTER_TRAINING, "x": size}
             columns["subset"] = " ".join(map(str, some))
             every = [member for group in chosen for member in group]
-            rows += _average(target, every, **columns, what="average")
+            wanted.append((every, {**columns, "what": "average"}))
             if 1 < fewest >= size:
                 equal = [chosen[k % size][k // size] for k in range(fewest)]
-                rows += _average(target, equal, **columns, what="equally many")
-    return rows
+                wanted.append((equal, {**columns, "what": "equally many"}))
+    return _averages(target, wanted)
 
 
 def kept_steps(member: Member) -> dict[int, Path]:
@@ -143,8 +149,9 @@ def _by_steps(target: Target, members: list[Member]) -> list[Row]:
         files = [some[step] for some in kept]
         columns = {"kind": "steps", "algorithm": members[0].algorithm, "x": step, "subset": "all"}
         columns["n_members"] = len(members)
-        rows += _accs(target, target.measure(files), **columns, what="average")
-        alone = [target.measure([file]) for file in files]
+        one_each: list[Mixture] = [([file], [1.0]) for file in files]
+        average, *alone = target.measure_all([(files, [1.0] * len(files)), *one_each])
+        rows += _accs(target, average, **columns, what="average")
         mean = {data: sum(accs[data] for accs in alone) / len(alone) for data in DATA}
         rows += _accs(target, mean, **columns, what="mean of members")
     return rows

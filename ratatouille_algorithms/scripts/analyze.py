@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domainbed.engine.options import MEMORY_HELP
 from domainbed.registry import InputError
 from domainbed.runs import write_atomic
 from domainbed.scripts import load_named_plugins, one_line
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--trial_seeds", nargs="+", type=int, metavar="TRIAL", help="show these only")
     add("--n_pairs", type=int, default=10, help="of a target, whose mixtures are measured")
     add("--n_subsets", type=int, default=5, help="of members, of each size")
+    add("--memory", type=float, metavar="GIB", help=MEMORY_HELP)
     add("--grid", type=int, default=9, help="points along a side of the plane")
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
     return parser
@@ -67,9 +69,9 @@ def _is_nan(value: object) -> bool:
 def _checked(args: argparse.Namespace) -> Any:
     from ratatouille_algorithms.analysis.members import Limits
 
-    for name, least in (("n_pairs", 1), ("n_subsets", 1), ("grid", 2)):
-        if getattr(args, name) < least:
-            raise InputError(f"--{name} was given {getattr(args, name)}; expected >= {least}")
+    for name, least in (("n_pairs", 1), ("n_subsets", 1), ("grid", 2), ("memory", 0)):
+        if (given := getattr(args, name)) is not None and given < least:
+            raise InputError(f"--{name} was given {given}; expected >= {least}")
     return Limits(args.n_pairs, args.n_subsets, args.grid)
 
 
@@ -110,7 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     n_drawn = 0
     with tempfile.TemporaryDirectory() as scratch:
         chosen = (args.datasets, args.test_envs, args.trial_seeds)
-        targets = members.find(args.input_dir, Path(scratch), args.data_dir, *chosen)
+        targets = members.find(
+            args.input_dir, Path(scratch), args.data_dir, *chosen, memory=args.memory
+        )
         make_folder(output_dir)
         for figure in dict.fromkeys(args.figures):
             try:

@@ -2,10 +2,12 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
 
+from domainbed.engine.evaluator import Evaluator
 from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.jobs import Job
@@ -74,6 +76,10 @@ def needs_of(folder):
 def record_of(folder):
     (record,) = RunFolder(folder).records()
     return record
+
+
+def accs_of(folder):
+    return {key: value for key, value in record_of(folder).items() if key.endswith("acc")}
 
 
 def rebuilt(folder):
@@ -158,6 +164,29 @@ def test_an_ensemble_predicts_the_mean_of_its_members_probabilities(runs):
         for split, keys in (("in", run.splits[env].in_), ("out", run.splits[env].out)):
             expected = right[torch.tensor(keys)].mean().item()
             assert record_of(path)[f"env{env}_{split}_acc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_memory_sets_how_many_are_measured_at_a_time_and_moves_no_number(
+    runs, tmp_path, monkeypatch
+):
+    names, outputs, found = ("WiSE", "Ensemble_FineTuning"), Evaluator.outputs, []
+    for memory, expected in (("0", {1}), ("1", {1, 2, 11})):
+        folder, sizes = shutil.copytree(runs[0], tmp_path / memory), set()
+        for path in folder.glob("*/run.json"):
+            if json.loads(path.read_text())["args"]["algorithm"] in names:
+                shutil.rmtree(path.parent)
+
+        def spied(self, networks, *args, sizes=sizes):
+            sizes.add(len(networks))
+            return outputs(self, networks, *args)
+
+        monkeypatch.setattr(Evaluator, "outputs", spied)
+        assert launch(folder, *names, more=("--memory", memory)) == 0
+        assert sizes == expected
+        paths = [path for name in names for path in folders(folder, name).values()]
+        assert len(paths) == 9
+        found.append({path.name: accs_of(path) for path in paths})
+    assert found[0] == found[1]
 
 
 def test_a_dagger_of_one_trial_is_uniform(runs):

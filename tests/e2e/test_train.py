@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from domainbed import networks
 from domainbed.lib import weights
 from domainbed.scripts import train
 
@@ -89,6 +90,35 @@ def test_path_init_recycles_weights_and_what_is_trainable_freezes_them(tmp_path)
     changed = {n.split(".")[0] for n in after if not torch.equal(before[n], after[n])}
     assert "classifier" in changed and "featurizer" not in changed
     assert header["provenance"]["initial"][0]["role"] == "path_init"
+
+
+@pytest.mark.parametrize("augments", [True, False])
+def test_a_probe_reads_features_where_images_are_fixed(augments, photos, tmp_path, monkeypatch):
+    seen = []
+    forward = networks.MNIST_CNN.forward
+
+    def spied(self, x):
+        seen.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(networks.MNIST_CNN, "forward", spied)
+    hparams = {"backbone": "mnist_cnn", "image_size": 28, "batch_size": 4}
+    hparams |= {"data_augmentation": augments}
+    words = ("--dataset", "PACS", "--data_dir", photos, "--what_is_trainable", "classifier")
+    words = (*words, "--steps", 5, "--checkpoint_freq", 2, "--hparams", json.dumps(hparams))
+    n_seen, found = {}, {}
+    for memory in (0, 1):
+        seen.clear()
+        folder = tmp_path / str(memory)
+        assert run(folder, *words, "--memory", memory) == 0
+        n_seen[memory] = sum(seen)
+        state, _ = weights.read(folder / "model.safetensors")
+        accs = [{k: v for k, v in r.items() if k.endswith("acc")} for r in records(folder)]
+        found[memory] = weights.content_hash(state), accs
+    assert found[0] == found[1]
+    n_images, n_drawn = 4 * 40, 5 * 3 * 4
+    assert n_seen[0] == 3 * n_images + n_drawn
+    assert n_seen[1] == n_images + (n_drawn if augments else 0)
 
 
 def test_domain_adaptation_sees_a_split_of_the_test_domain(tmp_path):

@@ -58,12 +58,13 @@ def segment(tmp_path):
             files.append(tmp_path / f"{i}.safetensors")
             weight_files.save(files[-1], network.state_dict(), {})
 
-        def measure(paths, coefficients):
-            weights.combine(paths, coefficients, mixture.state_dict())
-            with torch.no_grad():
-                return {"ood": mixture.predict(x).argmax(1).eq(y).double().mean().item()}
+        def measure_all(mixtures):
+            for paths, coefficients in mixtures:
+                weights.combine(paths, coefficients, mixture.state_dict())
+                with torch.no_grad():
+                    yield {"ood": mixture.predict(x).argmax(1).eq(y).double().mean().item()}
 
-        return connectivity.curve(measure, tuple(files))["ood"]
+        return connectivity.curve(lambda some: list(measure_all(some)), tuple(files))["ood"]
 
     return between
 
@@ -176,6 +177,15 @@ def test_predictions_are_the_networks_own_in_the_order_of_keys(n_features, monke
     assert len(found.features) <= n_features
     assert found.env.tolist() == found.y.tolist() == [0] * 3 + [1] * 600
     assert network.training and not network.featurizer._forward_hooks
+
+
+def test_networks_are_predicted_together_as_alone():
+    networks, run = [MLP(seed) for seed in range(3)], fake_run(torch.randn(300, 10))
+    keys = {0: range(200), 1: range(300)}
+    for one, network in zip(predictions.predict_each(networks, run, keys), networks):
+        alone = predictions.predict(network, run, keys)
+        for name, tensor in vars(alone).items():
+            assert torch.equal(getattr(one, name), tensor)
 
 
 def test_a_cache_is_used_only_under_its_own_key(tmp_path):

@@ -145,3 +145,21 @@ def test_a_sweep_seed_moves_every_seed_and_folder():
         for seed in (None, 7)
     )
     assert not one & two
+
+
+def test_plain_probes_see_no_augmentation_and_nothing_else_differs():
+    given = '{"batch_size": 8}'
+    for algorithm in ("FineTuning", "InterTraining", "DiWA_uniform"):
+        plain, usual = (
+            jobs.with_needs(sweep([algorithm], 1, hparams=given, plain_probe=flag))
+            for flag in (True, None)
+        )
+        assert len(plain) == len(usual)
+        for one, other in zip(plain, usual):
+            hparams = [json.loads(job.train_args["hparams"]) for job in (one, other)]
+            if one.train_args.get("what_is_trainable") == "classifier":
+                assert hparams[0] == {**hparams[1], "data_augmentation": False}
+                assert "plain_probe" not in one.train_args
+            else:
+                assert hparams[0] == hparams[1] == {"batch_size": 8}
+                assert one.train_args["plain_probe"] is True

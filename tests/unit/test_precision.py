@@ -92,6 +92,29 @@ def test_what_has_no_featurizer_of_images_is_refused_by_name():
         precision.compute_in_bf16(flat, CPU)
 
 
+@pytest.mark.parametrize("n_groups", [8, 16])
+def test_norms_of_narrow_groups_compute_as_on_channels_first(n_groups):
+    norm = torch.nn.GroupNorm(n_groups, 64)
+    torch.nn.init.normal_(norm.weight)
+    network = torch.nn.Sequential(norm)
+    network.n_outputs = 64
+    precision.compute_in_bf16(network, CPU)
+    x = torch.randn(4, 64, 7, 7).bfloat16().contiguous(memory_format=torch.channels_last)
+    found = []
+    for function in (network, lambda x: group_norm(norm, x)):
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        out = function(leaf)
+        (first,) = torch.autograd.grad(out.float().square().sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.float().square().sum(), leaf)
+        found.append((out.float(), first, second))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    assert found[0][1].is_contiguous(memory_format=torch.channels_last)
+
+
+def group_norm(norm, x):
+    return torch.nn.functional.group_norm(x.contiguous(), norm.num_groups, norm.weight, norm.bias)
+
+
 @pytest.mark.parametrize("what", ["all", "classifier"])
 def test_a_run_in_bf16_says_so_and_repeats(what, tmp_path):
     words = ["--dataset", "Debug28", "--steps", "3", "--hparams", '{"batch_size": 4}']
