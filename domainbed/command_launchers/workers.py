@@ -24,7 +24,7 @@ from typing import cast
 from domainbed.command_launchers.local import Commands, Queue, note_crash, run_queue
 from domainbed.command_launchers.multi_gpu import visible_gpus
 from domainbed.command_launchers.options import read_options
-from domainbed.lib.machine import cores
+from domainbed.lib.machine import cores, use_huge_pages
 
 GRACE_SECONDS = 60.0
 """How long a worker whose parent died may go on, to save the state of its run."""
@@ -162,6 +162,7 @@ def _work(pipe: Connection, gpu: str | None, n_threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    use_huge_pages()
     import torch
 
     from domainbed.engine import sinks

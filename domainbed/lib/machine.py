@@ -17,6 +17,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def use_huge_pages() -> None:
+    """Let tensors lie in pages of 2 MiB where the system has them; call before importing torch."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Let the C library keep what is freed meanwhile, instead of returning it to the system.
