@@ -237,24 +237,33 @@ def probe(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]
 
 
 def write_members(bench: Bench, data: Path, root: Path) -> None:
-    """Finished runs of ModelRatatouille: one that it trained, and others with noise on weights."""
+    """Finished runs of ModelRatatouille: one that it trained, and fine-tunings of that one."""
     import torch
 
-    words = f"train --dataset RotatedMNIST --test_envs 0 --data_dir {data} --output_dir 0"
-    peer(bench, words.split(), root, (150, 50))
-    from domainbed.lib.weights import unpickled
+    from domainbed.engine.options import Options
+    from domainbed.engine.run import Run
+    from domainbed.lib.weights import load_matching, unpickled
 
+    words = f"train --dataset RotatedMNIST --test_envs 0 --data_dir {data} --output_dir 0"
+    peer(bench, words.split(), root, (100, 50))
     first = unpickled(root / "0/model_best.pkl")
+    weights = {k: v for k, v in first["model_dict"].items() if k != "update_count"}
     record = json.loads((root / "0/results.jsonl").read_text().splitlines()[-1])
     for i in range(1, N_MEMBERS):
-        (root / str(i)).mkdir()
-        distinct = {v.data_ptr(): v for v in first["model_dict"].values() if v.is_floating_point()}
-        for weights in distinct.values():
-            weights.add_(0.1 * weights.std() * torch.randn_like(weights))
-        torch.save(first, root / str(i) / "model_best.pkl")
+        hparams = {"lr": (1e-4, 3e-4, 1e-3)[i % 3], "batch_size": 32}
+        run = Run(Options(data_dir=str(data), seed=i, hparams=json.dumps(hparams)), {})
+        algorithm = run.build()
+        load_matching(algorithm, weights, "the first member")
+        for minibatches in run.stream().steps(0, 20, 0):
+            algorithm.update(minibatches)
+        record.update(run.evaluator.evaluate(algorithm, splits=("out",)))
         record["args"].update(hparams_seed=i, output_dir=str(root / str(i)))
-        for env in range(6):
-            record[f"env{env}_out_acc"] *= 0.999  # in this order they are tried
+        (root / str(i)).mkdir()
+        state = algorithm.state_dict()
+        theirs = {
+            k: state[k].contiguous() if k in state else v for k, v in first["model_dict"].items()
+        }
+        torch.save({**first, "model_dict": theirs}, root / str(i) / "model_best.pkl")
         (root / str(i) / "results.jsonl").write_text(json.dumps(record) + "\n")
         (root / str(i) / "done").write_text("done")
 

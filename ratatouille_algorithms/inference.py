@@ -25,7 +25,6 @@ from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.lib import reporting
 from domainbed.lib import weights as weight_files
-from domainbed.lib.machine import freed_memory_kept
 from domainbed.registry import InputError
 from domainbed.runs import BEST, RunFolder
 from ratatouille_algorithms import averages, weights
@@ -67,7 +66,6 @@ def average(args: argparse.Namespace) -> list[str]:
         print(f"left out: {line}", file=sys.stderr)
     check(members, args)
     with ExitStack() as stack:
-        stack.enter_context(freed_memory_kept())
         scratch = Path(stack.enter_context(TemporaryDirectory()))
         folder = RunFolder(args.output_dir or scratch / "run")
         run = prepare(members, args, folder)

@@ -23,17 +23,25 @@ class Waves:
 
     def __init__(self, run: Run) -> None:
         self.networks = [run.build()]
+        self._held: list[Any] = [None]
         distinct = {t.data_ptr(): t for t in weight_files.tensors(self.networks[0]).values()}
         n_bytes = max(1, sum(tensor.nbytes for tensor in distinct.values()))
         self.size = max(1, run.memory // n_bytes)
 
     def of(self, mixtures: Sequence[Mixture]) -> Iterator[list[Any]]:
-        """For each wave its networks, in order; the next wave takes their places."""
+        """For each wave its networks, in order; the next wave takes their places.
+
+        One that holds its mixture already is left as it is.
+        """
         for start in range(0, len(mixtures), self.size):
             some = mixtures[start : start + self.size]
             while len(self.networks) < len(some):
                 self.networks.append(copy.deepcopy(self.networks[0]))
-            networks = self.networks[: len(some)]
-            for network, (files, coefficients) in zip(networks, some):
-                weights.combine(files, coefficients, weights.places(network, files[0]))
-            yield networks
+                self._held.append(None)
+            for i, (files, coefficients) in enumerate(some):
+                what = list(zip(files, coefficients))
+                if self._held[i] != what:
+                    into = weights.places(self.networks[i], files[0])
+                    weights.combine(files, coefficients, into)
+                    self._held[i] = what
+            yield self.networks[: len(some)]

@@ -21,3 +21,5 @@ def test_waves_are_as_large_as_memory_allows(memory, size, tmp_path):
     seen = [[network.weight[0, 0].item() for network in wave] for wave in waves.of(mixtures)]
     assert [len(wave) for wave in seen][:-1] == [size] * (len(seen) - 1)
     assert [value for wave in seen for value in wave] == [0.75 * i for i in range(7)]
+    again = [network.weight[0, 0].item() for wave in waves.of(mixtures[1:3]) for network in wave]
+    assert again == [0.75, 1.5]
