@@ -52,7 +52,7 @@ def _checked(path: str, action: argparse.Action, value: Any) -> Any:
         return hparams_registry.json.dumps(value)
     if action.dest == "launcher_options" and isinstance(value, dict):
         return [f"{name}={text}" for name, text in value.items()]
-    expected = action.type or (bool if action.nargs == 0 else str)
+    expected: Any = action.type or (bool if action.nargs == 0 else str)
     items = value if isinstance(value, list) else [value]
     if isinstance(value, list) != (action.nargs == "+") or any(
         type(item) is not expected and not (expected is float and type(item) is int)

@@ -255,7 +255,7 @@ def table(members: Sequence[Member], is_kept: Sequence[bool]) -> str:
 
 def result(run: Run, accs: dict[str, float], n_members: int) -> str:
     """A line for each domain."""
-    rows = [("domain", "in split", "out split", "whole domain")]
+    rows: list[Sequence[str]] = [("domain", "in split", "out split", "whole domain")]
     for env, name in enumerate(run.env_names):
         cells = [accs.get(acc_key(env, split)) for split in ("in", "out")]
         whole = run.whole_domain_acc(accs, env)

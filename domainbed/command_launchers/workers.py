@@ -97,10 +97,10 @@ class WorkersOptions:
     def slots(self) -> list[tuple[str | None, int]]:
         """The GPU and the number of threads of each process."""
         n_cores, gpus = cores(), visible_gpus()
-        if gpus:
-            n = len(gpus) * self.per_gpu
-            return [(gpu, self.threads or max(1, n_cores // n)) for gpu in gpus] * self.per_gpu
-        return [(None, self.threads or 1)] * (self.workers or n_cores)
+        if not gpus:
+            return [(None, self.threads or 1)] * (self.workers or n_cores)
+        n_threads = self.threads or max(1, n_cores // (len(gpus) * self.per_gpu))
+        return [(gpu, n_threads) for _ in range(self.per_gpu) for gpu in gpus]
 
 
 def read(options: Mapping[str, str]) -> WorkersOptions:
