@@ -311,14 +311,15 @@ def rows(name: str, found: list[dict[str, Measured]]) -> Iterator[str]:
 def accuracies(found: list[dict[str, Measured]]) -> Iterator[str]:
     """Of runs the last accuracies: mean and standard deviation over the times."""
     for who in found[0]:
-        for env in (0, 1):
-            last = []
-            for one in found:
-                lines = (one[who].folder / "run/results.jsonl").read_text().splitlines()
-                last.append(json.loads(lines[-1])[f"env{env}_out_acc"])
-            domain = "test domain" if env == 0 else "first training domain"
-            spread = statistics.stdev(last) if len(last) > 1 else 0.0
-            yield f"{who}, {domain}: {100 * statistics.mean(last):.1f} +/- {100 * spread:.1f}"
+        last = []
+        for one in found:
+            lines = (one[who].folder / "run/results.jsonl").read_text().splitlines()
+            record = json.loads(lines[-1])
+            last.append([record[f"env{env}_out_acc"] for env in range(6)])
+        for what, envs in (("test domain", [0]), ("mean of training domains", range(1, 6))):
+            accs = [statistics.mean(accs[env] for env in envs) for accs in last]
+            spread = statistics.stdev(accs) if len(accs) > 1 else 0.0
+            yield f"{who}, {what}: {100 * statistics.mean(accs):.1f} +/- {100 * spread:.1f}"
 
 
 def main() -> None:

@@ -168,7 +168,8 @@ def get_grouped_records(records: Q) -> Q:
         args = record["args"]
         if id(args) not in of_run:
             run = args["trial_seed"], args["dataset"], args["algorithm"]
-            of_run[id(args)] = [groups[(*run, env)] for env in args["test_envs"] if env >= 0]
+            keys = [(*run, env) for env in args["test_envs"] if env >= 0]
+            of_run[id(args)] = [groups[key] for key in keys]
         for group in of_run[id(args)]:
             group.append(record)
     names = ("trial_seed", "dataset", "algorithm", "test_env")
