@@ -248,22 +248,22 @@ def write_members(bench: Bench, data: Path, root: Path) -> None:
     peer(bench, words.split(), root, (100, 50))
     first = unpickled(root / "0/model_best.pkl")
     weights = {k: v for k, v in first["model_dict"].items() if k != "update_count"}
+    start = {name: tensor.clone() for name, tensor in weights.items()}
     record = json.loads((root / "0/results.jsonl").read_text().splitlines()[-1])
     for i in range(1, N_MEMBERS):
         hparams = {"lr": (1e-4, 3e-4, 1e-3)[i % 3], "batch_size": 32}
         run = Run(Options(data_dir=str(data), seed=i, hparams=json.dumps(hparams)), {})
         algorithm = run.build()
-        load_matching(algorithm, weights, "the first member")
+        load_matching(algorithm, start, "the first member")
         for minibatches in run.stream().steps(0, 20, 0):
             algorithm.update(minibatches)
         record.update(run.evaluator.evaluate(algorithm, splits=("out",)))
         record["args"].update(hparams_seed=i, output_dir=str(root / str(i)))
         (root / str(i)).mkdir()
         state = algorithm.state_dict()
-        theirs = {
-            k: state[k].contiguous() if k in state else v for k, v in first["model_dict"].items()
-        }
-        torch.save({**first, "model_dict": theirs}, root / str(i) / "model_best.pkl")
+        for name, tensor in weights.items():  # in place: some names share a tensor
+            tensor.copy_(state[name])
+        torch.save(first, root / str(i) / "model_best.pkl")
         (root / str(i) / "results.jsonl").write_text(json.dumps(record) + "\n")
         (root / str(i) / "done").write_text("done")
 
