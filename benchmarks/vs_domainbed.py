@@ -115,6 +115,10 @@ Case = Callable[[Bench, Path, Path, int], dict[str, Measured]]
 """Runs a case for the i-th time in a folder, on data; gives what was measured by whose it is."""
 
 
+LIKE = ["--protocol", "domainbed-2024"]
+"""The public code's choices, such as which digits a seed puts into which domain."""
+
+
 def train_words(data: Path, seed: int, steps: int, freq: int) -> list[str]:
     """A run of ERM on RotatedMNIST."""
     words = "-m domainbed.scripts.train --dataset RotatedMNIST --algorithm ERM --test_envs 0"
@@ -125,7 +129,7 @@ def train_words(data: Path, seed: int, steps: int, freq: int) -> list[str]:
 def erm(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]:
     """A run of ERM on RotatedMNIST, 300 steps, measured every 100."""
     words = train_words(data, i, 300, 100)
-    kinds = {"DomainBed": [], "here": [], "here, bf16": ["--precision", "bf16"]}
+    kinds = {"DomainBed": [], "here": LIKE, "here, bf16": [*LIKE, "--precision", "bf16"]}
     return {who: bench.run(who, [*words, *more], folder / who) for who, more in kinds.items()}
 
 
@@ -144,8 +148,8 @@ def sweep(bench: Bench, data: Path, folder: Path, i: int) -> dict[str, Measured]
     """A sweep of 18 such runs of 30 steps: three for each test domain."""
     kinds = {
         "DomainBed": ("local", []),
-        "here": ("workers", []),
-        "here, bf16": ("workers", ["--precision", "bf16"]),
+        "here": ("workers", LIKE),
+        "here, bf16": ("workers", [*LIKE, "--precision", "bf16"]),
     }
     found = {}
     for who, (launcher, more) in kinds.items():

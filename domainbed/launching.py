@@ -48,7 +48,8 @@ class Queue:
         self._followers: dict[str, list[Job]] = defaultdict(list)
         self._n_open: dict[str, int] = {}
         self._ready: dict[Kind, deque[Job]] = defaultdict(deque)
-        self._seconds: dict[Kind, list[float]] = defaultdict(list)
+        self._seconds: dict[Kind, float] = defaultdict(float)  # that its jobs took, in all
+        self._n_timed: Counter[Kind] = Counter()
         self._tries: Counter[str] = Counter()
         self._looked = self._after_at = time.monotonic()
         for job in graph:
@@ -92,7 +93,9 @@ class Queue:
         job = self.running.pop(command)
         self._tries[job.output_dir] += 1
         if job.folder.is_done:
-            self._seconds[self._kinds[job.output_dir]].append(seconds)
+            kind = self._kinds[job.output_dir]
+            self._seconds[kind] += seconds
+            self._n_timed[kind] += 1
             self._note_done(job)
         elif job.folder.is_locked():
             self.elsewhere.append(job)
@@ -127,7 +130,7 @@ class Queue:
 
     def _ways(self) -> dict[Kind, float]:
         """For each kind the seconds from its start to the end of all that follows."""
-        seconds = {kind: fmean(some) for kind, some in self._seconds.items()}
+        seconds = {kind: self._seconds[kind] / n for kind, n in self._n_timed.items()}
         typical = fmean(seconds.values()) if seconds else 1.0
         ways: dict[Kind, float] = {}
         for kind in reversed(self._later):  # in a graph what is needed comes first

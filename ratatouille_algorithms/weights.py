@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from domainbed.lib import weights
 from domainbed.registry import InputError
 
-Piece = tuple[str, Any]
-"""A tensor's name, and which of its rows: all (...) or a slice."""
+
+class _Piece(NamedTuple):
+    """Some numbers of a tensor: all, or some rows; `first` is the byte of it where they begin."""
+
+    name: str
+    rows: Any
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    first: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def room(self) -> int:
+        """Bytes up to the next multiple of eight, where any other number can begin."""
+        return -(-self.n_bytes // 8) * 8
+
 
 _COUNTER = "num_batches_tracked"
 _STATISTICS = ("running_mean", "running_var", _COUNTER)
@@ -88,34 +110,67 @@ def combine(
 ) -> None:
     """Write the mean of weights, each counted `coefficient` times, into tensors by name.
 
-    It is computed in float64. Files are memory-mapped, one open at a time, and read in chunks:
-    little but the result is in memory. Integers must agree and are kept, but for counters of
-    BatchNorm, of which the largest is. Raises `InputError` naming the file and the tensor that hold
-    a number that is not finite.
+    It is computed in float64. One file is open at a time, and read in chunks: little but the result
+    is in memory. Integers must agree and are kept, but for counters of BatchNorm, of which the
+    largest is. Raises `InputError` for files that differ in their tensors' shapes or dtypes, and
+    naming the file and the tensor that hold a number that is not finite.
     """
-    room = torch.empty(0, dtype=torch.float64)
-    for pieces in _chunks(paths[0]):
+    check_layouts(paths)
+    starts = [_starts(path) for path in paths]
+    chunks = list(_chunks(paths[0]))
+    n_numbers = max((sum(p.size for p in some) for some in chunks), default=0)
+    n_bytes = max((sum(p.room for p in some) for some in chunks), default=0)
+    sums_room = torch.empty(n_numbers, dtype=torch.float64)
+    parts_room = torch.empty(n_bytes, dtype=torch.uint8)
+    for pieces in chunks:
+        parts = _places(pieces, parts_room)
         sums: list[torch.Tensor] = []
-        for path, coefficient in zip(paths, coefficients):
-            with weights.opened(path) as file:
-                parts = [file.get_tensor(name)[part] for name, part in pieces]
-                if not sums:
-                    sums = _zeros(parts, room)
-                for (name, _), total, part in zip(pieces, sums, parts):
-                    _add(total, part, coefficient, name, path)
-                del parts
-        for (name, part), total in zip(pieces, sums):
+        for path, start, coefficient in zip(paths, starts, coefficients):
+            _read(path, start, pieces, parts)
+            if not sums:
+                sums = _zeros(parts, sums_room)
+            for piece, total, part in zip(pieces, sums, parts):
+                _add(total, part, coefficient, piece.name, path)
+        for piece, total in zip(pieces, sums):
             if total.is_floating_point():
-                _check_finite(total, name, paths)
+                _check_finite(total, piece.name, paths)
                 total.div_(sum(coefficients))
-            into[name].detach()[part].copy_(total)
+            into[piece.name].detach()[piece.rows].copy_(total)
+
+
+def _starts(path: Path) -> dict[str, int]:
+    """At which byte of a safetensors file each tensor begins."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
+
+
+def _places(pieces: Sequence[_Piece], room: torch.Tensor) -> list[torch.Tensor]:
+    """Tensors for pieces to be read into, in `room`."""
+    sizes = [piece.room for piece in pieces]
+    places = room[: sum(sizes)].split(sizes)
+    return [
+        place[: piece.n_bytes].view(piece.dtype).view(piece.shape)
+        for place, piece in zip(places, pieces)
+    ]
+
+
+def _read(
+    path: Path, starts: Mapping[str, int], pieces: Sequence[_Piece], parts: Sequence[torch.Tensor]
+) -> None:
+    """Read pieces of a file, which is faster than to map it into memory."""
+    with open(path, "rb") as file:
+        for piece, part in zip(pieces, parts):
+            file.seek(starts[piece.name] + piece.first)
+            if file.readinto(part.view(-1).view(torch.uint8).numpy().data) != piece.n_bytes:
+                raise InputError(f"{path} ends within {piece.name!r}; it is damaged")
 
 
 def _zeros(parts: Sequence[torch.Tensor], room: torch.Tensor) -> list[torch.Tensor]:
     """Where parts are summed up: floats in `room`, in float64; integers are their own sum."""
     sizes = [part.numel() if part.is_floating_point() else 0 for part in parts]
-    if sum(sizes) > len(room):
-        room.resize_(max(CHUNK, *sizes))
     places = room[: sum(sizes)].zero_().split(sizes)
     return [
         place.view(part.shape) if part.is_floating_point() else part.clone()
@@ -146,23 +201,27 @@ def _check_finite(total: torch.Tensor, name: str, paths: Sequence[Path]) -> None
                 )
 
 
-def _chunks(path: Path) -> Iterator[list[Piece]]:
+def _chunks(path: Path) -> Iterator[list[_Piece]]:
     """All tensors of a file, whole or as rows, put together to about `CHUNK` numbers."""
     with weights.opened(path) as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
-    chunk: list[Piece] = []
+        found = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        kinds = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in found.items()}
+        del found
+    chunk: list[_Piece] = []
     room = CHUNK
-    for name, shape in shapes.items():
+    for name, (shape, dtype) in kinds.items():
         size = math.prod(shape)
         if size <= room:
-            chunk.append((name, ...))
+            chunk.append(_Piece(name, ..., shape, dtype, 0))
             room -= size
             continue
-        n_rows = max(1, CHUNK * shape[0] // size)
+        n_rows, row = max(1, CHUNK * shape[0] // size), size // shape[0]
         if chunk:
             yield chunk
         for start in range(0, shape[0], n_rows):
-            yield [(name, slice(start, start + n_rows))]
+            some = (min(n_rows, shape[0] - start), *shape[1:])
+            rows = slice(start, start + n_rows)
+            yield [_Piece(name, rows, some, dtype, start * row * dtype.itemsize)]
         chunk, room = [], CHUNK
     if chunk:
         yield chunk

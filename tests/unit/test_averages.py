@@ -92,6 +92,38 @@ def test_integer_buffers_must_agree(tmp_path):
         averaged(paths)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_dtype_beside_numbers_of_odd_sizes_is_read_as_written(dtype, tmp_path, monkeypatch):
+    state = {
+        "a": torch.tensor([True, False, True]),
+        "b.num_batches_tracked": torch.tensor(5),
+        "c": torch.randn(3, 5, 2).to(dtype),
+        "d": torch.randn(7).to(dtype),
+        "e": torch.tensor(1.5, dtype=dtype),
+        "f": torch.empty(0, 4, dtype=dtype),
+    }
+    for i in range(2):
+        write(tmp_path / f"{i}.safetensors", state, note="x" * i)  # headers of other lengths
+    for chunk in (weights.CHUNK, 8, 1):
+        monkeypatch.setattr(weights, "CHUNK", chunk)
+        into = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+        weights.uniform(sorted(tmp_path.iterdir()), into)
+        assert all(torch.equal(into[name], tensor) for name, tensor in state.items())
+
+
+def test_files_of_other_shapes_and_one_that_was_cut_are_refused(tmp_path, monkeypatch):
+    paths = members(tmp_path, 2)
+    into = {"w": torch.empty(40, 30), "b": torch.empty(7), "count": torch.tensor(0)}
+    odd = write(tmp_path / "odd.safetensors", {**into, "w": torch.zeros(30, 40)})
+    with pytest.raises(InputError, match=r"odd\.safetensors.*'w'"):
+        weights.uniform([*paths, odd], into)
+    monkeypatch.setattr(weights, "check_layouts", lambda paths: [])  # it is cut after the check
+    with open(paths[1], "r+b") as file:
+        file.truncate(paths[1].stat().st_size - 100)
+    with pytest.raises(InputError, match=r"1\.safetensors ends within"):
+        weights.uniform(paths, into)
+
+
 def test_no_members_is_told():
     with pytest.raises(InputError, match="no members"):
         weights.check_members([])
