@@ -123,7 +123,7 @@ def combine(
     sums_room = torch.empty(n_numbers, dtype=torch.float64)
     parts_room = torch.empty(n_bytes, dtype=torch.uint8)
     for pieces in chunks:
-        parts = _places(pieces, parts_room)
+        parts = _rooms(pieces, parts_room)
         sums: list[torch.Tensor] = []
         for path, start, coefficient in zip(paths, starts, coefficients):
             _read(path, start, pieces, parts)
@@ -147,7 +147,7 @@ def _starts(path: Path) -> dict[str, int]:
     return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
 
 
-def _places(pieces: Sequence[_Piece], room: torch.Tensor) -> list[torch.Tensor]:
+def _rooms(pieces: Sequence[_Piece], room: torch.Tensor) -> list[torch.Tensor]:
     """Tensors for pieces to be read into, in `room`."""
     sizes = [piece.room for piece in pieces]
     places = room[: sum(sizes)].split(sizes)
@@ -204,9 +204,8 @@ def _check_finite(total: torch.Tensor, name: str, paths: Sequence[Path]) -> None
 def _chunks(path: Path) -> Iterator[list[_Piece]]:
     """All tensors of a file, whole or as rows, put together to about `CHUNK` numbers."""
     with weights.opened(path) as file:
-        found = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        kinds = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in found.items()}
-        del found
+        found = ((name, file.get_tensor(name)) for name in sorted(file.keys()))  # mapped, not read
+        kinds = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in found}
     chunk: list[_Piece] = []
     room = CHUNK
     for name, (shape, dtype) in kinds.items():
