@@ -22,11 +22,7 @@ use_huge_pages()
 
 import torch  # noqa: E402
 
-LAYERS = [(1, 64, 28, 1), (64, 128, 28, 2), (128, 128, 14, 1), (128, 128, 14, 1)]
-"""Channels in and out, height and width of the input, stride; kernels of 3 x 3, padding 1."""
-
-ACTIVATION = 4 * (64 * 28**2 + 3 * 128 * 14**2)
-"""Bytes of all layers' outputs for an image."""
+from domainbed.networks.small import MNIST_CNN  # noqa: E402
 
 
 def seconds(function: Callable[[], object], n: int = 10) -> float:
@@ -39,28 +35,39 @@ def seconds(function: Callable[[], object], n: int = 10) -> float:
     return min(taken[3:])
 
 
-def convolution(layer: tuple[int, int, int, int], batch: int) -> dict[str, float]:
+def convolutions(batch: int) -> list[tuple[torch.nn.Conv2d, torch.Tensor]]:
+    """Those of the network with their inputs, in order, channels last."""
+    network = MNIST_CNN((1, 28, 28)).to(memory_format=torch.channels_last)
+    found: list[tuple[torch.nn.Conv2d, torch.Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda m, args, _: found.append((m, args[0])))
+        for module in network.modules()
+        if isinstance(module, torch.nn.Conv2d)
+    ]
+    with torch.no_grad():
+        network(torch.randn(batch, 1, 28, 28).contiguous(memory_format=torch.channels_last))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def passes(layer: torch.nn.Conv2d, x: torch.Tensor, grad: torch.Tensor) -> dict[str, float]:
     """Seconds of a layer's passes; the first layer needs no gradient of its input."""
-    n_in, n_out, side, stride = layer
-    last = torch.channels_last
-    x = torch.randn(batch, n_in, side, side).contiguous(memory_format=last)
-    weight = torch.randn(n_out, n_in, 3, 3).contiguous(memory_format=last)
-    bias = torch.randn(n_out)
-    grad = torch.randn_like(torch.conv2d(x, weight, bias, stride, 1))
 
     def backward(*wanted: bool) -> object:
         return torch.ops.aten.convolution_backward(
-            grad, x, weight, [n_out], [stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, wanted
+            *(grad, x, layer.weight, [layer.out_channels], layer.stride, layer.padding),
+            *(layer.dilation, False, [0, 0], layer.groups, wanted),
         )
 
-    passes: dict[str, Callable[[], object]] = {
-        "forward": lambda: torch.conv2d(x, weight, bias, stride, 1),
+    found: dict[str, Callable[[], object]] = {
+        "forward": lambda: layer(x),
         "by input": lambda: backward(True, False, False),
         "by weight": lambda: backward(False, True, True),
     }
-    if n_in == 1:
-        del passes["by input"]
-    return {name: seconds(function) for name, function in passes.items()}
+    if layer.in_channels == 1:
+        del found["by input"]
+    return {name: seconds(function) for name, function in found.items()}
 
 
 def bandwidth() -> float:
@@ -82,17 +89,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     update = forward = 0.0
     print(f"{args.threads} threads\n\n| convolution | pass | ms | GFLOP/s |\n|---|---|---|---|")
-    with freed_memory_kept():
-        for layer in LAYERS:
-            n_in, n_out, side, stride = layer
-            flop = 2 * 9 * n_in * n_out * (side // stride) ** 2 * args.batch
-            for name, taken in convolution(layer, args.batch).items():
+    n_bytes = 0
+    with freed_memory_kept(), torch.no_grad():
+        for layer, x in convolutions(args.batch):
+            out = layer(x)
+            n_bytes += out.nbytes
+            flop = 2 * out.numel() * layer.weight[0].numel()
+            for name, taken in passes(layer, x, torch.randn_like(out)).items():
                 update += taken
                 forward += taken if name == "forward" else 0.0
-                shape = f"{n_in} to {n_out}, {side} x {side}, stride {stride}"
+                shape = f"{x.shape[1]} to {out.shape[1]}, {x.shape[2]} to {out.shape[2]} pixels"
                 print(f"| {shape} | {name} | {1e3 * taken:.1f} | {flop / taken / 1e9:.0f} |")
         rate = bandwidth()
-    moved = args.batch * ACTIVATION / rate
+    moved = n_bytes / rate
     updates = args.updates * (update + 13 * moved)
     evaluations = args.evaluated / args.batch * (forward + 5 * moved)
     print(
