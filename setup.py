@@ -68,6 +68,7 @@ setup(
             "domainbed-list-top-hparams = domainbed.scripts.list_top_hparams:main",
             "domainbed-download = domainbed.scripts.download:main",
             "domainbed-save-images = domainbed.scripts.save_images:main",
+            "domainbed-average = ratatouille_algorithms.scripts.average:main",
             "domainbed-pool = ratatouille_algorithms.scripts.pool:main",
             "domainbed-analyze = ratatouille_algorithms.scripts.analyze:main",
             "domainbed-leaderboard = ratatouille_algorithms.scripts.leaderboard:main",

@@ -1,6 +1,7 @@
 """Seconds and peak memory of a uniform average of M weight files, against reading the files.
 
-Each measurement is a process of its own, so that its peak is its own. Files hold random weights.
+The average is written to a file, or put into a network's tensors. Each measurement is a process of
+its own, so that its peak is its own. Files hold random weights.
 """
 
 from __future__ import annotations
@@ -37,25 +38,39 @@ def peak_mib() -> float:
     return int(status.split()[0]) / 1024
 
 
-def measure(what: str, paths: list[str]) -> None:
-    """Print seconds and MB that `what` took beyond what the process had after its imports."""
+def read(paths: list[Path]) -> None:
+    for path in paths:
+        path.read_bytes()
+
+
+def write(paths: list[Path]) -> None:
+    """What the command `average` does; it needs no torch."""
+    from ratatouille_algorithms import means
+
+    with tempfile.TemporaryDirectory() as folder:
+        means.write_uniform(paths, Path(folder) / "mean.safetensors", {})
+
+
+def put(paths: list[Path]) -> None:
+    """What jobs do: the mean goes into a network's tensors."""
     import torch
 
-    from domainbed.lib import weights as files
+    from domainbed.lib import stored
     from ratatouille_algorithms import weights
 
-    torch.set_num_threads(1)
-    before = peak_mib()
+    into = {name: torch.empty(tensor.shape) for name, tensor in stored.tensors(paths[0]).items()}
+    weights.uniform(paths, into)
+
+
+WAYS = {"read": read, "write": write, "put": put}
+
+
+def measure(way: str, paths: list[Path]) -> None:
+    """Print seconds that one of `WAYS` takes once all is imported, and its peak memory."""
+    WAYS[way](paths[:1])
     start = time.perf_counter()
-    if what == "average":
-        with files.opened(paths[0]) as file:
-            into = {n: torch.empty(file.get_slice(n).get_shape()) for n in file.keys()}
-        weights.uniform([Path(path) for path in paths], into)
-    elif what == "read":
-        for path in paths:
-            Path(path).read_bytes()
-    seconds = time.perf_counter() - start
-    print(f"{seconds} {peak_mib() - before} {peak_mib()}")
+    WAYS[way](paths)
+    print(f"{time.perf_counter() - start} {peak_mib()}")
 
 
 def main() -> None:
@@ -65,23 +80,21 @@ def main() -> None:
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        measure(args.measure[0], args.measure[1:])
+        measure(args.measure[0], [Path(path) for path in args.measure[1:]])
         return
     for n in args.members:
         with tempfile.TemporaryDirectory() as root:
             paths = list(map(str, write_members(Path(root), n, args.backbone)))
             size = Path(paths[0]).stat().st_size / 2**20
             results = {}
-            for what in ("read", "average"):
-                command = [sys.executable, __file__, "--measure", what, *paths]
+            for way in WAYS:
+                command = [sys.executable, __file__, "--measure", way, *paths]
                 out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                results[what] = list(map(float, out.split()))
-            (read_s, _, _), (s, more, peak) = results["read"], results["average"]
-            print(
-                f"M = {n}, files of {size:.1f} MiB: {s:.2f} s, {read_s / s:.2f} of the speed of "
-                f"reading them; {more / size:.2f} networks ({more:.0f} MiB) above the imports, "
-                f"{peak:.0f} MiB in all"
-            )
+                results[way] = list(map(float, out.split()))
+            print(f"{n} files of {size:.1f} MiB")
+            for way, (seconds, peak) in results.items():
+                ratio = results["read"][0] / seconds
+                print(f"{way:6} {seconds:.2f} s, {ratio:.2f} of reading's speed, {peak:.0f} MiB")
 
 
 if __name__ == "__main__":

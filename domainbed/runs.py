@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from domainbed.lib import locks
-from domainbed.lib.files import flushed, sha256_of
+from domainbed.lib.files import flushed, replacing, sha256_of
 from domainbed.registry import InputError
 
 NOT_LAUNCHED = "Not launched"
@@ -48,13 +48,9 @@ _SIGNS = {"run.json", "results.jsonl", "failed", "done", "err.txt"}
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         flushed(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class RunFolder:

@@ -28,7 +28,7 @@ from domainbed.engine.initial_weights import needed_weights
 from domainbed.engine.run import Run
 from domainbed.lib import weights as weight_files
 from domainbed.runs import BEST, LAST
-from ratatouille_algorithms import weights
+from ratatouille_algorithms import means, weights
 from ratatouille_algorithms.algorithms import MOVING_AVERAGE, SWAD
 from ratatouille_algorithms.greedy import Validation
 from ratatouille_algorithms.waves import Waves
@@ -71,9 +71,9 @@ def _average(run: Run, selection: str) -> None:
 
 def check(algorithm: Any, paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The headers of members, or `InputError` unless they fit each other and share their origin."""
-    headers = weights.check_members(paths)
+    headers = means.check_members(paths)
     if not trains_batch_norms(algorithm):
-        weights.check_same_buffers(paths)
+        means.check_same_buffers(paths)
     return headers
 
 
@@ -145,7 +145,7 @@ def swad(run: Run) -> None:
 def _along_run(run: Run, name: str) -> None:
     (folder,) = run.needs["member"]
     path = needed_weights(folder, name)
-    headers, algorithm = weights.check_members([path]), run.build()
+    headers, algorithm = means.check_members([path]), run.build()
     weights.uniform([path], weights.places(algorithm, path))
     settle_batch_norms(run, algorithm)
     finish(run, algorithm, headers, {"n_iterates": headers[0]["n_iterates"]})
@@ -159,7 +159,7 @@ def wise(run: Run) -> None:
     """
     folders = [*run.needs["probe"], *run.needs["member"]]
     paths = [needed_weights(folder, BEST) for folder in folders]
-    headers, algorithm = weights.check_layouts(paths), run.build()
+    headers, algorithm = means.check_layouts(paths), run.build()
     given = run.options.further.get("wise_alpha")
     best, chosen = -1.0, ALPHAS[0] if given is None else given
     alphas = iter(ALPHAS)
@@ -180,7 +180,7 @@ def wise(run: Run) -> None:
 def ensemble(run: Run) -> None:
     """Measure all members together; they are no single network, so no weights are written."""
     paths = [needed_weights(folder, BEST) for folder in run.needs.get("member", [])]
-    headers, accs = weights.check_layouts(paths), {}
+    headers, accs = means.check_layouts(paths), {}
     waves, evaluator = Waves(run), run.evaluator
     for env in evaluator.splits:
         keys, rows = evaluator.keys(env)
@@ -253,8 +253,5 @@ def _record(run: Run, accs: dict[str, float], values: Mapping[str, float]) -> di
 
 def _describe(run: Run, headers: Sequence[Mapping[str, Any]], **further: Any) -> None:
     """Write run.json, with the common origin of all members."""
-    origins = [header.get("provenance", {}) for header in headers]
-    seen = dict.fromkeys(name for origin in origins for name in origin.get("datasets_seen", []))
-    common = {key: origins[0].get(key) for key in ("foundation", "head")}
-    run.provenance = {**common, "datasets_seen": list(seen), **further}
+    run.provenance = {**means.common_origin(headers), **further}
     run.folder.describe(run.description())

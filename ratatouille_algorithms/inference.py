@@ -23,11 +23,11 @@ from domainbed.engine import rng
 from domainbed.engine.evaluator import acc_key
 from domainbed.engine.options import Options
 from domainbed.engine.run import Run
-from domainbed.lib import reporting
+from domainbed.lib import reporting, stored
 from domainbed.lib import weights as weight_files
 from domainbed.registry import InputError
 from domainbed.runs import BEST, RunFolder
-from ratatouille_algorithms import averages, weights
+from ratatouille_algorithms import averages, means
 from ratatouille_algorithms.inventory import is_average
 
 FOREIGN = ("model_best.pkl", "network_best.pkl", "model.pkl")
@@ -75,7 +75,7 @@ def average(args: argparse.Namespace) -> list[str]:
         if members[0].is_ours:
             headers = averages.check(algorithm, paths)
         else:  # nobody recorded their origin
-            headers = weights.check_layouts(paths)
+            headers = means.check_layouts(paths)
         id_accs = [member.id_acc for member in members]
         select = averages.SELECTIONS[args.weight_selection]
         is_kept = averages.combine(run, algorithm, paths, id_accs, select)
@@ -134,7 +134,7 @@ def _member(folder: RunFolder, args: argparse.Namespace) -> Member | None:
         raise InputError(f"{folder.path} holds no weights, neither {BEST} nor {FOREIGN[0]}")
     file = folder / name
     if name == BEST:
-        id_acc = weight_files.read_header(file).get("id_acc")
+        id_acc = stored.read_header(file).get("id_acc")
         if not isinstance(id_acc, float):
             raise InputError(f"{file} does not say its ID validation accuracy")
     else:

@@ -26,7 +26,7 @@ import torch
 
 from domainbed import __version__
 from domainbed.engine.options import Options
-from domainbed.lib.files import flushed, sha256_of
+from domainbed.lib.files import flushed, replacing, sha256_of
 from domainbed.runs import STATE, RunFolder, write_atomic
 
 logger = logging.getLogger(__name__)
@@ -134,12 +134,9 @@ class Keeper:
 
     def _write(self, step: int, everything: dict[str, Any]) -> None:
         path = self.folder / f"state-{step}.pt"
-        temporary = self.folder / f".{path.name}.{os.getpid()}.tmp"
-        try:
+        with replacing(path) as temporary:
             torch.save(everything, temporary)
-            os.replace(flushed(temporary), path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            flushed(temporary)
         results = self.folder / "results.jsonl"
         about = {
             **_identity(self.options),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from domainbed.engine import frozen
 from domainbed.engine.run import Run
-from domainbed.lib import weights
+from domainbed.lib import stored, weights
 from domainbed.networks import foundations
 from domainbed.registry import InputError
 from domainbed.runs import BEST, LAST, RunFolder
@@ -22,8 +22,8 @@ class InitialWeights:
 
     The account, `provenance`, goes into run.json and into the headers of weights:
     foundation {name, sha256} is what the featurizer descends from, initial lists the files that
-    were loaded {role, run, sha256}, datasets_seen all datasets that the featurizer was trained on,
-    head the sha256 of the classifier at the start.
+    were loaded {role, run, sha256}, datasets_seen all datasets that the featurizer was trained on
+    (None where a file does not say), head the sha256 of the classifier at the start.
     """
 
     def __init__(self, run: Run, algorithm: Any) -> None:
@@ -58,8 +58,7 @@ class InitialWeights:
         theirs = header.get("provenance", {})
         if theirs.get("foundation"):
             self.provenance["foundation"] = theirs["foundation"]
-        seen = dict.fromkeys([*self.provenance["datasets_seen"], *theirs.get("datasets_seen", [])])
-        self.provenance["datasets_seen"] = list(seen)
+        self._add_seen(theirs.get("datasets_seen"))
         entry = {"role": role, "run": path.parent.name, "sha256": weights.content_hash(state)}
         self.provenance["initial"].append(entry)
         logger.info("%s: weights of %s", role, path)
@@ -67,13 +66,16 @@ class InitialWeights:
 
     def finish(self) -> dict[str, Any]:
         """The provenance of what this run is going to train."""
-        seen = dict.fromkeys([*self.provenance["datasets_seen"], self.run.options.dataset])
-        self.provenance["datasets_seen"] = list(seen)
+        self._add_seen([self.run.options.dataset])
         if hasattr(self.algorithm, "classifier"):
             self.provenance["head"] = weights.content_hash(
                 weights.tensors(self.algorithm.classifier)
             )
         return self.provenance
+
+    def _add_seen(self, names: Sequence[str] | None) -> None:
+        before = self.provenance["datasets_seen"]
+        self.provenance["datasets_seen"] = stored.all_seen([before, names])
 
 
 def start(run: Run, algorithm: Any) -> dict[str, Any]:

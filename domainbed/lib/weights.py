@@ -6,8 +6,6 @@ A file is safetensors, or a pickle read by torch's weights-only loader; nothing 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from domainbed.lib import stored
+from domainbed.lib.files import replacing
 from domainbed.registry import InputError
 
 State = dict[str, torch.Tensor]
-_ALIASES = "aliases"
 
 
 def save(path: str | Path, state: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
@@ -31,45 +30,23 @@ def save(path: str | Path, state: Mapping[str, torch.Tensor], header: Mapping[st
     stored under the first one; `read` gives all names back.
     """
     path = Path(path)
-    stored: State = {}
+    kept: State = {}
     aliases: dict[str, str] = {}
     first: dict[tuple, str] = {}
     for name, tensor in state.items():
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         owner = first.setdefault(place, name) if tensor.numel() else name
         if owner == name:
-            stored[name] = tensor.detach().to("cpu", copy=False).contiguous()
+            kept[name] = tensor.detach().to("cpu", copy=False).contiguous()
         else:
             aliases[name] = owner
-    metadata = {key: json.dumps(value) for key, value in {**header, _ALIASES: aliases}.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    metadata = stored.metadata_of(header, aliases)
+    with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # save_file would hide the file from other users
-        save_file(stored, temporary, metadata={"format": "pt", **metadata})
-        _sort_metadata(temporary)
+        save_file(kept, temporary, metadata=metadata)
+        stored.sort_metadata(temporary)
         temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sort_metadata(path: Path) -> None:
-    """Order a file's metadata by key, which safetensors does by chance: equals get equal bytes."""
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-        assert len(text) <= length, "the same JSON in another order is not longer"
-        file.seek(8)
-        file.write(text.ljust(length))
-
-
-def read_header(path: str | Path) -> dict[str, Any]:
-    """The header that `save` wrote, without the tensors; {} for a foreign file without one."""
-    with opened(path) as file:
-        return _parse_header(file.metadata(), path)
 
 
 def read(path: str | Path) -> tuple[State, dict[str, Any]]:
@@ -82,12 +59,12 @@ def read(path: str | Path) -> tuple[State, dict[str, Any]]:
         raise InputError(f"{path} is not a file; expected weights as safetensors or a state dict")
     if _is_safetensors(path):
         with opened(path) as file:
-            header = _parse_header(file.metadata(), path)
+            header = stored.parse_header(file.metadata(), path)
             try:
                 state = {name: file.get_tensor(name) for name in file.keys()}
             except (SafetensorError, OSError) as error:
                 raise InputError(f"{path} is damaged: {error}") from error
-        for name, owner in header.pop(_ALIASES, {}).items():
+        for name, owner in header.pop(stored.ALIASES, {}).items():
             if owner not in state:
                 raise InputError(f"{path} says that {name} is {owner}, which it does not hold")
             state[name] = state[owner]
@@ -143,24 +120,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def opened(path: str | Path) -> Any:
     """A memory-mapped safetensors file as a context manager; `InputError` for any other file."""
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def _parse_header(metadata: Mapping[str, str] | None, path: str | Path) -> dict[str, Any]:
-    values = {key: value for key, value in (metadata or {}).items() if key != "format"}
-    if _ALIASES not in values:
-        return {}
-    try:
-        header = {key: json.loads(value) for key, value in values.items()}
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The header of {path} is damaged: {error}") from error
-    aliases = header[_ALIASES]
-    if not isinstance(aliases, dict) or not all(isinstance(o, str) for o in aliases.values()):
-        raise InputError(f"The header of {path} is damaged: {_ALIASES!r} maps no names to names")
-    return header
+    return stored.opened(path, "pt")
 
 
 def _check_unpacked(path: Path) -> None:

@@ -23,7 +23,7 @@ from domainbed.lib import weights as weight_files
 from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError
 from domainbed.runs import BEST, RunFolder
-from ratatouille_algorithms import predictions, weights
+from ratatouille_algorithms import means, predictions
 from ratatouille_algorithms.predictions import Predictions
 from ratatouille_algorithms.waves import Mixture, Waves
 
@@ -87,9 +87,13 @@ class Member:
 
     @property
     def init(self) -> str:
-        """The auxiliary datasets that it comes from, or `FOUNDATION`."""
+        """The auxiliary datasets (or runs, of an unknown past) that it is from, or `FOUNDATION`."""
         seen = self.description.get("provenance", {}).get("datasets_seen", [])
-        return "+".join(name for name in seen if name != self.args["dataset"]) or FOUNDATION
+        if seen is None:
+            names = [one["run"] for one in self.ingredients if one["role"] == "auxiliary"]
+        else:
+            names = [name for name in seen if name != self.args["dataset"]]
+        return "+".join(names) or FOUNDATION
 
 
 class Target:
@@ -117,7 +121,7 @@ class Target:
                     f"{one.folder.path} and {two.folder.path} are both {one.name} on {self}; "
                     "keep one sweep in a folder"
                 )
-        weights.check_members([member.weights for member in self.members])
+        means.check_members([member.weights for member in self.members])
 
     def __str__(self) -> str:
         columns = self.columns

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from domainbed import datasets, networks
-from domainbed.lib import weights
+from domainbed.lib import stored, weights
 from domainbed.networks import foundations
 from domainbed.registry import InputError
 from domainbed.runs import LAST, RunFolder
@@ -121,7 +121,7 @@ def _read(source: Path, given: Given) -> tuple[weights.State, dict[str, Any]]:
     if source.is_dir():
         file = next(source / name for name in PICKLES if (source / name).is_file())
         return _foreign(file, given, _told_by_public_code(source))
-    if _is_safetensors(source) and table(weights.read_header(source), "provenance"):
+    if _is_safetensors(source) and table(stored.read_header(source), "provenance"):
         return _of_run(source, given)
     return _foreign(source, given, {})
 

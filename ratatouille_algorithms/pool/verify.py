@@ -23,7 +23,7 @@ from domainbed.engine.evaluator import BATCH_IN_MEMORY, BATCH_OF_FILES
 from domainbed.engine.loading import Sequential, is_in_memory
 from domainbed.engine.options import Options
 from domainbed.engine.run import Run
-from domainbed.lib import weights
+from domainbed.lib import stored, weights
 from domainbed.registry import InputError
 from ratatouille_algorithms.pool import network
 from ratatouille_algorithms.pool.cards import Card
@@ -77,7 +77,7 @@ def check(ingredient: Ingredient) -> None:
     """
     ingredient.check_bytes()
     path, provenance = ingredient.weights, {"provenance": ingredient.card.provenance()}
-    if weights.read_header(path) != {**provenance, "aliases": {}}:
+    if stored.read_header(path) != {**provenance, "aliases": {}}:
         raise InputError(f"{path} has more in its header than its card's provenance; refused")
     with weights.opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}

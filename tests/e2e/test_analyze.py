@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from domainbed.jobs import Job, make_args_list, with_needs
-from domainbed.lib import weights
+from domainbed.lib import stored
 from domainbed.runs import BEST, RunFolder
 from domainbed.scripts import train
 from ratatouille_algorithms.analysis.members import Limits, find
@@ -87,11 +87,11 @@ def test_ends_of_segments_are_the_runs_themselves(analysed):
     rows = where(read(out, "connectivity"), data="id")
     for row in where(rows, when="after", coefficient="0.0"):
         algorithm, seed = row["a"].split()
-        header = weights.read_header(run_of(sweep, algorithm, int(seed)) / BEST)
+        header = stored.read_header(run_of(sweep, algorithm, int(seed)) / BEST)
         assert float(row["acc"]) == pytest.approx(header["id_acc"], abs=1e-6)
     first = where(rows, when="before", init_a="foundation", coefficient="0.0")[0]
     probe = next(sweep.glob("lp/*"))
-    assert float(first["acc"]) == pytest.approx(weights.read_header(probe / BEST)["id_acc"])
+    assert float(first["acc"]) == pytest.approx(stored.read_header(probe / BEST)["id_acc"])
     assert {(row["init_a"], row["init_b"]) for row in rows} == {("foundation", "InkDigits")}
     assert len(where(rows, when="after")) == 2 * 11 and rows[0]["of_pairs"] == "4"
     assert len(where(rows, when="before")) == 1 * 11

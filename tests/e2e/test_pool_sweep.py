@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import save_file
 
-from domainbed.lib import weights
+from domainbed.lib import stored, weights
 from domainbed.runs import LAST, RunFolder
 from domainbed.scripts import sweep, train
 from ratatouille_algorithms import pool as pools
@@ -80,6 +80,19 @@ def test_an_unknown_past_and_a_choice_are_asked_for(tmp_path, mine):
     args = json.loads(next(tmp_path.glob("*/run.json")).read_text())["args"]
     labels = [one.label for one in pools.get(mine, ["found", "columns1"])]
     assert args["ingredients"] == labels and args["allow_unknown_provenance"] is True
+    pasts = {}
+    for path in tmp_path.glob("*/run.json"):
+        run = RunFolder(path.parent).description()
+        if run["args"]["algorithm"] == "InterTraining":
+            pasts[run["args"]["hparams_seed"]] = run["provenance"]["datasets_seen"]
+    assert pasts == {0: ["TinyStripes"], 1: None, 2: ["TinyColumns", "TinyStripes"]}
+    unknown = next(
+        path.parent
+        for path in tmp_path.glob("*/model_best.safetensors")
+        if stored.read_header(path)["provenance"]["datasets_seen"] is None
+    )
+    assert pool.main(["add", str(unknown), "--pool", str(tmp_path / "new"), "--name", "u"]) == 0
+    assert pools.get(tmp_path / "new", ["u"])[0].card.datasets_seen is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from domainbed.engine import checkpoint
 from domainbed.engine.options import Options
-from domainbed.lib import reporting, weights
+from domainbed.lib import reporting, stored, weights
 from domainbed.registry import InputError
 from domainbed.runs import BEST, STATE, RunFolder, run_folders
 from domainbed.scripts import collect_results, sweep, train
@@ -146,7 +146,7 @@ def test_cut_weights(undisturbed, tmp_path):
     path = tmp_path / BEST
     for content in cuts(source):
         path.write_bytes(content)
-        for read in (weights.read, weights.read_header):
+        for read in (weights.read, stored.read_header):
             with pytest.raises(InputError, match=str(path)):
                 read(path)
 

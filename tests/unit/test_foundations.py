@@ -7,7 +7,7 @@ import torch
 
 from domainbed import hparams_registry, networks
 from domainbed.datasets import digits
-from domainbed.lib import weights
+from domainbed.lib import stored, weights
 from domainbed.networks import foundations, letters, lite, timm_backbone
 from domainbed.registry import InputError
 
@@ -237,7 +237,7 @@ def test_letters_know_more_of_digits_than_chance_does():
 
 def test_letters_hold_no_digit_and_no_font_of_symbols():
     assert letters.LETTERS.isalpha() and len(set(letters.LETTERS)) == len(letters.LETTERS)
-    header = weights.read_header(foundations.LETTERS)
+    header = stored.read_header(foundations.LETTERS)
     assert "DejaVuSans.ttf" in header["fonts"] and "cmsy10.ttf" not in header["fonts"]
     assert header["held_out_font_accuracy"] > 0.9
 

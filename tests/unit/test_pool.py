@@ -11,7 +11,7 @@ import torch
 from ingredients import DIGITS, letters, public_run, refusal, rewrite, run
 
 from domainbed import networks
-from domainbed.lib import weights
+from domainbed.lib import stored, weights
 from domainbed.networks import foundations
 from domainbed.registry import InputError
 from domainbed.runs import LAST, RunFolder
@@ -23,18 +23,18 @@ from ratatouille_algorithms.pool.network import Architecture
 def test_a_finished_run_fills_its_card(auxiliary, tmp_path):
     assert run("add", auxiliary, "--pool", tmp_path / "p", "--licence", "MIT") == 0
     (one,) = pools.read(tmp_path / "p")
-    header = weights.read_header(auxiliary / LAST)
+    header = stored.read_header(auxiliary / LAST)
     card = one.card
     assert (one.name, card.licence, card.steps) == ("InkDigits_3", "MIT", 2)
     assert card.datasets_seen == ("InkDigits",) and card.id_acc == header["id_acc"]
     assert vars(card.foundation) == header["provenance"]["foundation"]
     assert card.hparams["lr"] == header["hparams"]["lr"] and card.backbone == "mnist_cnn"
     assert "--dataset InkDigits" in card.how and str(auxiliary) not in card.how
-    stored, own = weights.read(one.weights)
+    state, own = weights.read(one.weights)
     assert own["provenance"] == card.provenance()
     ran = weights.read(auxiliary / LAST)[0]
-    assert stored.keys() == {name for name in ran if name.startswith("featurizer.")}
-    assert all(torch.equal(tensor, ran[name]) for name, tensor in stored.items())
+    assert state.keys() == {name for name in ran if name.startswith("featurizer.")}
+    assert all(torch.equal(tensor, ran[name]) for name, tensor in state.items())
 
 
 def test_all_runs_of_a_folder_but_probes_and_unfinished_ones(auxiliary, tmp_path, capsys):

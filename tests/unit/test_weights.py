@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from domainbed.lib import weights
+from domainbed.lib import stored, weights
 from domainbed.registry import InputError
 
 
@@ -16,7 +16,7 @@ def test_a_tensor_of_two_names_is_stored_once_and_read_under_both(tmp_path):
     assert (tmp_path / "w.safetensors").stat().st_size < 1.5 * tensor.numel() * 4
     state, header = weights.read(tmp_path / "w.safetensors")
     assert torch.equal(state["a"], tensor) and torch.equal(state["b"], tensor)
-    assert header == {"step": 3} and weights.read_header(tmp_path / "w.safetensors")["step"] == 3
+    assert header == {"step": 3} and stored.read_header(tmp_path / "w.safetensors")["step"] == 3
 
 
 def test_a_weight_file_may_be_read_by_whom_other_files_may(tmp_path):
