@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -95,3 +96,14 @@ class ResNet(Backbone):
             network.conv1 = nn.Conv2d(input_shape[0], 64, 7, stride=2, padding=3, bias=False)
             network.conv1.weight = nn.Parameter(filters)
         super().__init__(network, n_outputs, hparams["resnet_dropout"], hparams["freeze_bn"])
+
+    def normed_convolutions(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """Each convolution with the norm behind it."""
+        for module in self.network.modules():
+            children = dict(module.named_children())
+            for i in "123":
+                if f"conv{i}" in children:
+                    yield children[f"conv{i}"], children[f"bn{i}"]
+            if "downsample" in children:
+                convolution, norm = children["downsample"].children()
+                yield convolution, norm

@@ -10,6 +10,8 @@ import torch
 from domainbed import algorithms, hparams_registry, networks, testing
 from domainbed.engine import precision
 from domainbed.lib import weights
+from domainbed.networks.backbones import ResNet
+from domainbed.networks.folded import FoldedBatchNorm2d, FoldedConv2d
 from domainbed.registry import InputError
 from domainbed.scripts import train
 
@@ -113,6 +115,54 @@ def test_norms_of_narrow_groups_compute_as_on_channels_first(n_groups):
 
 def group_norm(norm, x):
     return torch.nn.functional.group_norm(x.contiguous(), norm.num_groups, norm.weight, norm.bias)
+
+
+def resnet(is_18, is_frozen, is_folded):
+    """In float64, with statistics and weights of norms that are none of their defaults."""
+    torch.manual_seed(0)
+    hparams = {"resnet18": is_18, "resnet_dropout": 0.0, "freeze_bn": is_frozen}
+    network = ResNet((3, 64, 64), hparams).double()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.running_var, module.weight):
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (module.running_mean, module.bias):
+                torch.nn.init.normal_(tensor, std=0.1)
+    if is_folded:
+        precision._fold_frozen_norms(network)
+    return network
+
+
+@pytest.mark.parametrize(("is_18", "n_convolutions"), [(True, 20), (False, 53)])
+def test_a_convolution_does_the_work_of_the_frozen_norm_behind_it(is_18, n_convolutions):
+    plain, folded = (resnet(is_18, True, is_folded) for is_folded in (False, True))
+    kinds = [type(module) for module in folded.modules()]
+    assert kinds.count(FoldedConv2d) == kinds.count(FoldedBatchNorm2d) == n_convolutions
+    assert torch.nn.Conv2d not in kinds and torch.nn.BatchNorm2d not in kinds
+    state = plain.state_dict()
+    assert folded.state_dict().keys() == state.keys()
+    folded.load_state_dict(state)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    outs, grads = [], []
+    for network in (plain, folded):
+        outs.append(network(x))
+        grads.append(torch.autograd.grad(outs[-1].square().sum(), network.parameters()))
+    torch.testing.assert_close(*outs)
+    torch.testing.assert_close(*grads, rtol=1e-7, atol=1e-9)
+    twin = copy.deepcopy(folded)
+    with torch.no_grad():
+        twin.network.bn1.weight.zero_()
+    assert torch.equal(folded(x), outs[1]) and not torch.equal(twin(x), outs[1])
+
+
+def test_norms_that_are_trained_are_left_as_they_are_until_they_are_fixed():
+    plain, folded = (resnet(True, False, is_folded) for is_folded in (False, True))
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    assert torch.equal(plain(x), folded(x))
+    assert all(map(torch.equal, plain.state_dict().values(), folded.state_dict().values()))
+    with torch.no_grad():
+        torch.testing.assert_close(plain.eval()(x), folded.eval()(x))
+        assert not torch.equal(plain(x), folded(x))
 
 
 @pytest.mark.parametrize("what", ["all", "classifier"])
