@@ -1,113 +1,70 @@
-"""The least that an ERM run of MNIST_CNN takes here: its kernels alone, each in a loop.
+"""The least that an ERM run on digits takes here: its kernels alone, each in a loop.
 
-    python benchmarks/floor.py [--batch 320] [--updates 300] [--evaluated 20000]
+    python benchmarks/floor.py [--precision bf16] [--updates 300] [--evaluated 20000]
 
-Convolutions count as long as each takes alone, on tensors that stay in the cache if they fit;
-ReLU and norms as long as memory takes to read and write what they must: an activation 5 times
-forward (ReLU reads and writes, the norm reads twice and writes) and 8 times backward (the norm
-reads its input twice, the gradient twice, and writes; ReLU reads two and writes). Prints a Markdown
-table and the seconds of all updates and evaluations. Optimiser, data and imports come on top.
+Every kernel that torch calls in an update of 5 x 64 digits, and in the evaluation of as many, is
+timed by itself, on tensors that stay in the cache if they fit. Prints a Markdown table, and the
+seconds of all updates and evaluations if nothing came between. Data and imports come on top.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable
+from collections import Counter
 
 from domainbed.lib.machine import freed_memory_kept, use_huge_pages
 
 use_huge_pages()
 
+import kernels  # noqa: E402
 import torch  # noqa: E402
 
-from domainbed.networks.small import MNIST_CNN  # noqa: E402
+from domainbed import algorithms, hparams_registry  # noqa: E402
+from domainbed.engine import precision  # noqa: E402
 
-
-def seconds(function: Callable[[], object], n: int = 10) -> float:
-    """Of one call, the least of n, after three."""
-    taken = []
-    for _ in range(3 + n):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return min(taken[3:])
-
-
-def convolutions(batch: int) -> list[tuple[torch.nn.Conv2d, torch.Tensor]]:
-    """Those of the network with their inputs, in order, channels last."""
-    network = MNIST_CNN((1, 28, 28)).to(memory_format=torch.channels_last)
-    found: list[tuple[torch.nn.Conv2d, torch.Tensor]] = []
-    hooks = [
-        module.register_forward_hook(lambda m, args, _: found.append((m, args[0])))
-        for module in network.modules()
-        if isinstance(module, torch.nn.Conv2d)
-    ]
-    with torch.no_grad():
-        network(torch.randn(batch, 1, 28, 28).contiguous(memory_format=torch.channels_last))
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
-def passes(layer: torch.nn.Conv2d, x: torch.Tensor, grad: torch.Tensor) -> dict[str, float]:
-    """Seconds of a layer's passes; the first layer needs no gradient of its input."""
-
-    def backward(*wanted: bool) -> object:
-        return torch.ops.aten.convolution_backward(
-            *(grad, x, layer.weight, [layer.out_channels], layer.stride, layer.padding),
-            *(layer.dilation, False, [0, 0], layer.groups, wanted),
-        )
-
-    found: dict[str, Callable[[], object]] = {
-        "forward": lambda: layer(x),
-        "by input": lambda: backward(True, False, False),
-        "by weight": lambda: backward(False, True, True),
-    }
-    if layer.in_channels == 1:
-        del found["by input"]
-    return {name: seconds(function) for name, function in found.items()}
-
-
-def bandwidth() -> float:
-    """Bytes read and written a second by an addition of two large tensors."""
-    a, b = torch.randn(2, 2**24)
-    out = torch.empty_like(a)
-    return 3 * a.nbytes / seconds(lambda: torch.add(a, b, out=out))
+SHAPE, N_CLASSES, N_DOMAINS, BATCH = (1, 28, 28), 10, 5, 64
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=320)
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--updates", type=int, default=300)
     parser.add_argument("--evaluated", type=int, default=20_000)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    update = forward = 0.0
-    print(f"{args.threads} threads\n\n| convolution | pass | ms | GFLOP/s |\n|---|---|---|---|")
-    n_bytes = 0
-    with freed_memory_kept(), torch.no_grad():
-        for layer, x in convolutions(args.batch):
-            out = layer(x)
-            n_bytes += out.nbytes
-            flop = 2 * out.numel() * layer.weight[0].numel()
-            for name, taken in passes(layer, x, torch.randn_like(out)).items():
-                update += taken
-                forward += taken if name == "forward" else 0.0
-                shape = f"{x.shape[1]} to {out.shape[1]}, {x.shape[2]} to {out.shape[2]} pixels"
-                print(f"| {shape} | {name} | {1e3 * taken:.1f} | {flop / taken / 1e9:.0f} |")
-        rate = bandwidth()
-    moved = n_bytes / rate
-    updates = args.updates * (update + 13 * moved)
-    evaluations = args.evaluated / args.batch * (forward + 5 * moved)
+    hparams = hparams_registry.default_hparams("ERM", "RotatedMNIST")
+    erm = algorithms.get_algorithm_class("ERM")(SHAPE, N_CLASSES, N_DOMAINS, hparams)
+    if args.precision == "bf16":
+        precision.compute_in_bf16(erm, torch.device("cpu"))
+    erm = erm.to(memory_format=torch.channels_last)
+    images = torch.randn(N_DOMAINS, BATCH, *SHAPE)
+    labels = torch.randint(0, N_CLASSES, (N_DOMAINS, BATCH))
+    with freed_memory_kept():
+        erm.update(list(zip(images, labels)))  # which makes the optimiser's state
+        update = kernels.calls(lambda: erm.update(list(zip(images, labels))))
+        with torch.no_grad():
+            evaluation = kernels.calls(lambda: erm.predict(images.flatten(0, 1)))
+        seconds = {id(call): kernels.alone(call) for call in [*update, *evaluation]}
+    by_kernel: Counter[str] = Counter()
+    flop: Counter[str] = Counter()
+    for call in update:
+        by_kernel[str(call.kernel)] += seconds[id(call)]
+        flop[str(call.kernel)] += call.n * call.flop
+    print(f"{args.threads} threads, {args.precision}\n\n| kernel | ms an update | GFLOP/s |")
+    print("|---|---|---|")
+    for kernel, taken in by_kernel.most_common(8):
+        rate = f"{flop[kernel] / taken / 1e9:.0f}" if flop[kernel] else ""
+        print(f"| {kernel} | {1e3 * taken:.1f} | {rate} |")
+    update_s, evaluation_s = (sum(seconds[id(c)] for c in some) for some in (update, evaluation))
+    updates = args.updates * update_s
+    evaluations = args.evaluated / (N_DOMAINS * BATCH) * evaluation_s
     print(
-        f"\nan update: convolutions {1e3 * update:.0f} ms, memory {13e3 * moved:.0f} ms at "
-        f"{rate / 1e9:.1f} GB/s\n{args.updates} updates {updates:.0f} s, evaluation of "
-        f"{args.evaluated} images {evaluations:.1f} s, together {updates + evaluations:.0f} s"
+        f"\nan update {1e3 * update_s:.0f} ms; {args.updates} updates {updates:.0f} s, evaluation "
+        f"of {args.evaluated} images {evaluations:.1f} s, together {updates + evaluations:.0f} s"
     )
 
 
