@@ -178,17 +178,17 @@ def _chunks(layout: Layout) -> Iterator[list[Piece]]:
     room = CHUNK
     for name, (dtype, shape, _) in sorted(layout.items()):
         whole = Piece(name, ..., shape, dtype, 0)
-        if whole.size <= room:
+        if chunk and whole.size > room:
+            yield chunk
+            chunk, room = [], CHUNK
+        if whole.size <= CHUNK:
             chunk.append(whole)
             room -= whole.size
             continue
-        if chunk:
-            yield chunk
         n_rows, row = max(1, CHUNK * shape[0] // whole.size), whole.n_bytes // shape[0]
         for start in range(0, shape[0], n_rows):
             some = (min(n_rows, shape[0] - start), *shape[1:])
             yield [Piece(name, slice(start, start + n_rows), some, dtype, start * row)]
-        chunk, room = [], CHUNK
     if chunk:
         yield chunk
 

@@ -107,6 +107,7 @@ def test_every_dtype_beside_numbers_of_odd_sizes_is_read_as_written(dtype, tmp_p
         "d": torch.randn(7).to(dtype),
         "e": torch.tensor(1.5, dtype=dtype),
         "f": torch.empty(0, 4, dtype=dtype),
+        "g.num_batches_tracked": torch.tensor(6),
     }
     for i in range(2):
         write(tmp_path / f"{i}.safetensors", state, note="x" * i)  # headers of other lengths
