@@ -129,7 +129,7 @@ def resnet(is_18, is_frozen, is_folded):
             for tensor in (module.running_mean, module.bias):
                 torch.nn.init.normal_(tensor, std=0.1)
     if is_folded:
-        precision._fold_frozen_norms(network)
+        precision._fold_frozen_norms(network)  # as bf16 does, but in float64
     return network
 
 
@@ -153,6 +153,20 @@ def test_a_convolution_does_the_work_of_the_frozen_norm_behind_it(is_18, n_convo
     with torch.no_grad():
         twin.network.bn1.weight.zero_()
     assert torch.equal(folded(x), outs[1]) and not torch.equal(twin(x), outs[1])
+
+
+@pytest.mark.parametrize("name", ["ERM", "ERMPlusPlus", "ARM"])
+def test_bf16_folds_every_resnet_and_keeps_the_inputs_of_relus(name):
+    hparams = hparams_registry.default_hparams(name, "PACS")
+    hparams |= {"resnet18": True, "resnet50_augmix": False, "foundation": "random"}
+    algorithm = algorithms.get_algorithm_class(name)((3, 64, 64), 7, 3, hparams)
+    resnets = [module for module in algorithm.modules() if isinstance(module, ResNet)]
+    precision.compute_in_bf16(algorithm, CPU)
+    assert resnets
+    for resnet in resnets:
+        modules = list(resnet.modules())
+        assert sum(type(module) is FoldedConv2d for module in modules) == 20
+        assert not any(module.inplace for module in modules if isinstance(module, torch.nn.ReLU))
 
 
 def test_norms_that_are_trained_are_left_as_they_are_until_they_are_fixed():
