@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from domainbed import algorithms
+from domainbed.engine import compiling
 from domainbed.engine.options import Options
+from domainbed.engine.precision import image_featurizers
 from domainbed.engine.run import Run, check_batch, hparams_of
 from domainbed.jobs import Job
 
@@ -18,10 +21,14 @@ def check(jobs: Iterable[Job]) -> None:
     tried: dict[tuple, Run] = {}
     for job in jobs:
         options = Options.of_args(job.args)
+        if options.compile:
+            compiling.check_algorithm(algorithms.get_method(options.algorithm).load())
         run = tried.get((options.dataset, options.hparams))
         if run is None:
             run = tried[options.dataset, options.hparams] = Run(options, {})
-            run.build()
+            algorithm = run.build()
+            if options.compile:
+                image_featurizers(algorithm, "--compile")
             continue
         batch = hparams_of(options)["batch_size"]
         for env, name in enumerate(run.env_names):

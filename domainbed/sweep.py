@@ -80,6 +80,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
     as_given = ("checkpoint_freq", "foundation", "image_cache_size")
     further = {key: getattr(args, key) for key in as_given}
     further["precision"] = None if args.precision == PRECISIONS[0] else args.precision
+    further["compile"] = args.compile or None
     further["protocol"] = protocols.set_name(args.protocol)
     further.update({key: getattr(args, key) for key in OPTIONS}, sweep_seed=args.seed or None)
     further["uda_holdout_fraction"] = args.uda_holdout_fraction or None

@@ -26,6 +26,9 @@ class Algorithm(torch.nn.Module):
     n_weight_files = 2
     """Files of weights that a run leaves, for estimates of disk space."""
 
+    differentiates_twice = False
+    """Whether an update differentiates a gradient that has passed back through a featurizer."""
+
     def __init__(
         self,
         input_shape: tuple[int, ...],

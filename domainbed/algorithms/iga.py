@@ -18,6 +18,8 @@ class IGA(ERM):
     network by itself.
     """
 
+    differentiates_twice = True
+
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None
     ) -> dict[str, float]:

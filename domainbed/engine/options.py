@@ -73,6 +73,7 @@ class Options:
     image_cache: str | None = None
     image_cache_size: int | None = None
     precision: str = PRECISIONS[0]
+    compile: bool = False
     further: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @staticmethod
@@ -120,7 +121,8 @@ _ALWAYS = (
 ).split()
 _WHEN_SET = (
     "steps hparams checkpoint_freq uda_holdout_fraction protocol foundation path_init "
-    "what_is_trainable n_hparams n_hparams_from n_trials sweep_seed image_cache_size precision"
+    "what_is_trainable n_hparams n_hparams_from n_trials sweep_seed image_cache_size precision "
+    "compile"
 ).split()
 _RECORDED = (
     "data_dir dataset algorithm task hparams hparams_seed trial_seed seed steps checkpoint_freq "
@@ -186,6 +188,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         default=PRECISIONS[0],
         help="bf16 computes featurizers in bfloat16; weights and losses stay in float32",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="train featurizers compiled by torch.compile, which rounds differently",
     )
     add(
         "--checkpoint_seconds",

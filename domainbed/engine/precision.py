@@ -18,26 +18,15 @@ NARROW = 8
 def compute_in_bf16(algorithm: torch.nn.Module, device: torch.device) -> None:
     """Let every featurizer of an algorithm compute in bfloat16, and give out float32.
 
-    A featurizer is a module with `n_outputs`, as `domainbed.networks.Featurizer` makes it, but for
-    MLPs, which are cheap. Weights, their gradients, heads, losses and penalties stay in float32.
-    Raises `InputError` for a GPU that has no bfloat16, and for an algorithm without a featurizer.
+    Weights, their gradients, heads, losses and penalties stay in float32. Raises `InputError` for a
+    GPU that has no bfloat16, and for an algorithm without a featurizer of images.
     """
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise InputError(
             f"--precision bf16 was given, which {torch.cuda.get_device_name(device)} lacks; "
             "leave it out"
         )
-    featurizers = [
-        module
-        for module in algorithm.modules()
-        if hasattr(module, "n_outputs") and not isinstance(module, MLP)
-    ]
-    if not featurizers:
-        raise InputError(
-            f"--precision bf16 was given, but {type(algorithm).__name__} has no featurizer of "
-            "images to compute in it; leave it out"
-        )
-    for featurizer in featurizers:
+    for featurizer in image_featurizers(algorithm, "--precision bf16"):
         autocast = _Autocast(device.type)
         featurizer.register_forward_pre_hook(autocast.begin)
         featurizer.register_forward_hook(autocast.end, always_call=True)
@@ -45,6 +34,24 @@ def compute_in_bf16(algorithm: torch.nn.Module, device: torch.device) -> None:
         if device.type == "cpu":
             _speed_up_group_norms(featurizer)
             _keep_inputs_of_relus(featurizer)
+
+
+def image_featurizers(algorithm: torch.nn.Module, option: str) -> list[torch.nn.Module]:
+    """The modules with `n_outputs`, as `domainbed.networks.Featurizer` makes them, but for MLPs.
+
+    Those are cheap. Raises `InputError`, naming the option that needs one, if there are none.
+    """
+    featurizers = [
+        module
+        for module in algorithm.modules()
+        if hasattr(module, "n_outputs") and not isinstance(module, MLP)
+    ]
+    if not featurizers:
+        raise InputError(
+            f"{option} was given, but {type(algorithm).__name__} has no featurizer of images; "
+            "leave it out"
+        )
+    return featurizers
 
 
 class _Autocast:

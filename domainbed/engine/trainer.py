@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from domainbed.engine import checkpoint, frozen, initial_weights, sinks
+from domainbed.engine import checkpoint, compiling, frozen, initial_weights, sinks
 from domainbed.engine.run import Run
 from domainbed.runs import BEST, LAST
 
@@ -143,6 +143,8 @@ def train_with(run: Run, make: Callable[[Run, Any], T]) -> T:
     algorithm = run.build()
     run.provenance = initial_weights.start(run, algorithm)
     run.folder.describe(run.description())
+    if run.options.compile:
+        compiling.compile_featurizers(algorithm, run.device)
     is_probe = run.options.what_is_trainable == "classifier"
     is_cached = is_probe and vars(type(algorithm)).get("reads_features_alone")
     with frozen.features_once(run, algorithm) if is_cached else nullcontext():

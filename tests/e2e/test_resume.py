@@ -98,6 +98,15 @@ def test_a_probe_goes_on_bit_for_bit(tmp_path, monkeypatch, start):
     assert train.main(argv) == 0 and outcome(cut) == expected
 
 
+def test_a_compiled_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    cut = tmp_path / "run"
+    argv = ["--dataset", "Debug28", "--steps", "6", "--checkpoint_freq", "3", "--compile"]
+    argv += ["--hparams", '{"batch_size": 3}', "--output_dir", str(cut)]
+    expected = undisturbed(cut, train.main, argv)
+    assert interrupt(monkeypatch, 3, train.main, argv) == checkpoint.EXIT_CODE
+    assert train.main(argv) == 0 and outcome(cut) == expected
+
+
 def test_workers_and_many_interruptions_change_nothing(tmp_path, monkeypatch):
     cut = tmp_path / "run"
     expected = undisturbed(cut, train.main, words(cut, "Mixup"))
