@@ -22,7 +22,7 @@ def check(jobs: Iterable[Job]) -> None:
     for job in jobs:
         options = Options.of_args(job.args)
         if options.compile:
-            compiling.check_algorithm(algorithms.get_method(options.algorithm).load())
+            compiling.check_class(algorithms.get_method(options.algorithm).load())
         run = tried.get((options.dataset, options.hparams))
         if run is None:
             run = tried[options.dataset, options.hparams] = Run(options, {})

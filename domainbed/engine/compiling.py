@@ -20,7 +20,7 @@ def compile_featurizers(algorithm: Algorithm, device: torch.device) -> None:
     before. Raises `InputError` for an algorithm without a featurizer of images or that
     differentiates twice, and where nothing can be compiled.
     """
-    check_algorithm(type(algorithm))
+    check_class(type(algorithm))
     featurizers = image_featurizers(algorithm, "--compile")
     _configure()
     torch.compiler.reset()
@@ -41,7 +41,7 @@ def _compiled(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
     return type(kind.__name__, (kind,), {"forward": forward})
 
 
-def check_algorithm(algorithm: type[Algorithm]) -> None:
+def check_class(algorithm: type[Algorithm]) -> None:
     """Raise `InputError` for an algorithm that cannot train compiled featurizers."""
     if algorithm.differentiates_twice:
         raise InputError(

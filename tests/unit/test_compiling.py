@@ -3,8 +3,10 @@
 import copy
 import json
 
+import digit_algorithms
 import pytest
 import torch
+from digit_algorithms import N_CLASSES, N_DOMAINS, SHAPE
 
 from domainbed import algorithms, hparams_registry, testing
 from domainbed.engine import compiling
@@ -13,7 +15,6 @@ from domainbed.registry import InputError
 from domainbed.scripts import sweep, train
 
 CPU = torch.device("cpu")
-SHAPE, N_CLASSES, N_DOMAINS = (3, 28, 28), 3, 3
 REFUSED = "IGA"
 QUICK = ["ANDMask", "ARM", "ERMPlusPlus", "Fishr", "MLDG", "RSC", "TRM"]
 """Those that differentiate, copy or call their networks in ways of their own."""
@@ -26,16 +27,10 @@ def forgotten():
     torch.compiler.reset()
 
 
-def build(name, is_compiled=True):
-    """An algorithm whose penalties set in at once."""
-    torch.manual_seed(0)
-    hparams = hparams_registry.default_hparams(name, "Debug28")
-    at_once = {key: 0 for key in hparams if key.endswith(("anneal_iters", "burnin_iters"))}
-    algorithm = algorithms.get_algorithm_class(name)(
-        SHAPE, N_CLASSES, N_DOMAINS, {**hparams, **at_once}
-    )
-    if is_compiled:
-        compiling.compile_featurizers(algorithm, CPU)
+def build(name):
+    """An algorithm whose featurizers are compiled."""
+    algorithm = digit_algorithms.build(name)
+    compiling.compile_featurizers(algorithm, CPU)
     return algorithm
 
 
@@ -62,7 +57,7 @@ def graphs(monkeypatch):
 )
 def test_every_algorithm_steps_as_it_does_without(name, graphs):
     batches = testing.minibatches(0, SHAPE, N_CLASSES, N_DOMAINS, size=4)
-    plain, compiled = build(name, is_compiled=False), build(name)
+    plain, compiled = digit_algorithms.build(name), build(name)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     graphs.clear()
     values = testing.update(compiled, 0, batches)
@@ -138,12 +133,14 @@ def test_a_compiled_run_says_so_and_repeats(is_bf16, tmp_path):
     assert seen["a"][1] == pytest.approx(seen["c"][1], rel=0.02 if is_bf16 else 1e-3)
 
 
-def test_a_compiled_probe_passes_features_on(tmp_path):
+def test_a_compiled_probe_passes_features_on(graphs, tmp_path):
     words = ["--dataset", "Debug28", "--steps", "3", "--hparams", '{"batch_size": 4}']
     words += ["--what_is_trainable", "classifier"]
     losses = []
     for name, more in (("plain", []), ("compiled", ["--compile"])):
         folder = tmp_path / name
+        assert not graphs
         assert train.main([*words, "--output_dir", str(folder), *more]) == 0
         losses.append(json.loads((folder / "results.jsonl").read_text().splitlines()[-1])["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(graphs) > 1  # that of the check, and the featurizer's

@@ -4,8 +4,10 @@ import copy
 import json
 import math
 
+import digit_algorithms
 import pytest
 import torch
+from digit_algorithms import N_CLASSES, N_DOMAINS, SHAPE
 
 from domainbed import algorithms, hparams_registry, networks, testing
 from domainbed.engine import precision
@@ -16,17 +18,11 @@ from domainbed.registry import InputError
 from domainbed.scripts import train
 
 CPU = torch.device("cpu")
-SHAPE, N_CLASSES, N_DOMAINS = (3, 28, 28), 3, 3
 
 
 def build(name, is_bf16=True):
-    """An algorithm whose penalties set in at once."""
-    torch.manual_seed(0)
-    hparams = hparams_registry.default_hparams(name, "Debug28")
-    at_once = {key: 0 for key in hparams if key.endswith(("anneal_iters", "burnin_iters"))}
-    algorithm = algorithms.get_algorithm_class(name)(
-        SHAPE, N_CLASSES, N_DOMAINS, {**hparams, **at_once}
-    )
+    """An algorithm that computes in bf16, or one that does not."""
+    algorithm = digit_algorithms.build(name)
     if is_bf16:
         precision.compute_in_bf16(algorithm, CPU)
     return algorithm.to(memory_format=torch.channels_last)
