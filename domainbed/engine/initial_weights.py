@@ -9,7 +9,7 @@ from typing import Any
 
 from domainbed.engine import frozen
 from domainbed.engine.run import Run
-from domainbed.lib import stored, weights
+from domainbed.lib import naming, stored, weights
 from domainbed.networks import foundations
 from domainbed.registry import InputError
 from domainbed.runs import BEST, LAST, RunFolder
@@ -41,15 +41,17 @@ class InitialWeights:
 
     def load_all(self, path: Path, role: str) -> dict[str, Any]:
         """Load every weight of the algorithm, strictly; return the file's own provenance."""
-        state, header = weights.read(path)
-        weights.load_matching(self.algorithm, state, str(path))
-        return self._account(path, role, header, state)
+        contents = weights.Contents(path)
+        fit, _ = naming.best(contents, weights.layout(self.algorithm))
+        read = contents.load(fit.entry)
+        state = {key.removeprefix(fit.prefix): tensor for key, tensor in read.items()}
+        load = weights.load_matching if contents.header else foundations.load_foreign
+        load(self.algorithm, state, str(path))
+        return self._account(path, role, contents.header, read)
 
     def load_featurizer(self, path: Path, role: str) -> dict[str, Any]:
         """Load the featurizer by name, leaving the file's head; return the file's provenance."""
-        state, header = weights.read(path)
-        kept = foundations.featurizer_state(state)
-        foundations.load_foreign(self.algorithm.featurizer, kept, str(path))
+        state, header = foundations.load_file(self.algorithm.featurizer, path, str(path))
         return self._account(path, role, header, state)
 
     def _account(
@@ -104,9 +106,9 @@ def _from_path(initial: InitialWeights, path: Path) -> None:
     if path.is_dir():
         best = path / BEST
         path = best if best.is_file() else path / LAST
-    state, _ = weights.read(path)
-    own = weights.tensors(initial.algorithm)
-    if all(name in state and state[name].shape == own[name].shape for name in own):
+    own = weights.layout(initial.algorithm)
+    fit, _ = naming.best(weights.Contents(path), own)
+    if fit.n == len([name for name in own if not name.endswith(naming.COUNTER)]):
         initial.load_all(path, "path_init")
     else:
         initial.load_featurizer(path, "path_init")

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from domainbed.lib import kinds
 from domainbed.lib.files import replacing
 from domainbed.registry import InputError
 
@@ -31,7 +32,33 @@ def opened(path: str | Path, framework: str = "np") -> Any:
     try:
         return safe_open(path, framework=framework)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
+        raise InputError(refusal(Path(path), error)) from error
+
+
+def refusal(path: Path, error: object = "") -> str:
+    """Why a file is not read as safetensors: what it is instead, or else the error."""
+    reason = str(error).split("\n")[0]
+    if path.is_dir():
+        reason = "it is a folder"
+    elif path.is_file():
+        kind = kinds.kind(path)
+        if kind in (kinds.ZIP, kinds.PICKLE):
+            is_one = kind == kinds.ZIP or kinds.is_pickle(path)
+            what = "a pickle" if is_one else "neither safetensors nor a pickle"
+            reason = f"it is {what}" + (f"; convert it with {kinds.conversion(path)}" * is_one)
+        elif kind != kinds.SAFETENSORS:
+            reason = f"it {kind}"
+    return f"{path} cannot be read as safetensors: {reason}"
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Names as they are without `_orig_mod`, which torch.compile puts into them, by name.
+
+    Where two would become one, all stay as they are.
+    """
+    names = list(names)
+    plain = {name: ".".join(s for s in name.split(".") if s != "_orig_mod") for name in names}
+    return plain if len(set(plain.values())) == len(names) else {name: name for name in names}
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -65,7 +92,8 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file by name; `InputError` for a file that is damaged."""
     with opened(path):  # which checks that shapes and bytes agree
         entries, _, start = _beginning_of(path)
-    return _placed(entries, start)
+    plain = plain_names(entries)
+    return _placed({plain[name]: entry for name, entry in entries.items()}, start)
 
 
 def _placed(entries: Mapping[str, Any], start: int) -> dict[str, Tensor]:
@@ -85,6 +113,8 @@ def blank(
     not at all.
     """
     entries, metadata, start = _beginning_of(like)
+    plain = plain_names(entries)
+    entries = {plain[name]: entry for name, entry in entries.items()}
     aliases = json.loads(metadata.get(ALIASES, "{}"))
     beginning = _beginning(entries, metadata_of(header, aliases))
     with replacing(path) as temporary, open(temporary, "wb") as file:

@@ -1,26 +1,33 @@
 """Weight files: read safely, written atomically, named by their content.
 
-A file is safetensors, or a pickle read by torch's weights-only loader; nothing in it is executed.
+A file is safetensors, or a pickle of which only the tensors are read (`domainbed.lib.pickles`);
+nothing in it is executed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Mapping
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from domainbed.lib import stored
+from domainbed.lib import kinds, pickles, stored
 from domainbed.lib.files import replacing
+from domainbed.lib.kinds import shown
 from domainbed.registry import InputError
 
 State = dict[str, torch.Tensor]
+
+USUAL = ("model_dict", "state_dict", "model_state_dict", "model", "")
+"""Where pickles hold the weights of a network, the usual names first; "" is the file itself."""
+
+_MAX_DEPTH = 3
 
 
 def save(path: str | Path, state: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
@@ -49,27 +56,97 @@ def save(path: str | Path, state: Mapping[str, torch.Tensor], header: Mapping[st
         temporary.chmod(mode)
 
 
+class Contents:
+    """The tensors that a weight file holds, before they are read.
+
+    entries: name -> shape of each tensor, for each dictionary of the file that holds tensors, by
+    its place there, such as "state_dict" or "teacher.backbone"; "" is the file itself. Segments
+    `_orig_mod`, which torch.compile puts into names, are left out. header: what `save` wrote, {}
+    for other programs' files. Raises `InputError` for a file that is missing or damaged, holds no
+    tensors, or, unless keeps_all, what weights do not need.
+    """
+
+    entries: dict[str, dict[str, tuple[int, ...]]]
+    header: dict[str, Any]
+
+    def __init__(self, path: str | Path, keeps_all: bool = False) -> None:
+        self.path = Path(path)
+        self._pickle: pickles.Pickle | None = None
+        if self.path.is_dir():
+            raise InputError(f"{path} is a folder; give the file of weights in it")
+        if not self.path.is_file():
+            raise InputError(f"{path} is not a file; expected weights as safetensors or a pickle")
+        kind = kinds.kind(self.path)
+        is_named_so = self.path.suffix == ".safetensors"
+        if kind == kinds.SAFETENSORS or (is_named_so and kind not in (kinds.ZIP, kinds.PICKLE)):
+            self._open_safetensors()
+        elif is_named_so:
+            raise InputError(stored.refusal(self.path))
+        elif kind in (kinds.ZIP, kinds.PICKLE):
+            self._pickle = pickles.opened(self.path, keeps_all)
+            self._described = _dictionaries(self._pickle)
+            self.header = {}
+            self.entries = {
+                place: {name: tensor.shape for name, tensor in _tensors_of(values).items()}
+                for place, values in self._described.items()
+            }
+        else:
+            raise InputError(f"{path} {kind}")
+
+    def _open_safetensors(self) -> None:
+        with opened(self.path) as file:
+            self.header = stored.parse_header(file.metadata(), self.path)
+        shapes = {name: tensor.shape for name, tensor in stored.tensors(self.path).items()}
+        self._aliases = self.header.pop(stored.ALIASES, {})
+        for name, owner in self._aliases.items():
+            if owner not in shapes:
+                raise InputError(f"{self.path} says that {name} is {owner}, which it does not hold")
+            shapes[name] = shapes[owner]
+        self.entries = {"": shapes}
+
+    def place(self, entry: str, name: str) -> Any:
+        """What is equal for two names of one tensor; None for a name that is not there."""
+        if self._pickle is not None:
+            return self._described[entry].get(name)
+        return self._aliases.get(name, name if name in self.entries[entry] else None)
+
+    def load(self, entry: str) -> State:
+        """All tensors of an entry by name, on the CPU; of two names of one tensor both."""
+        if self._pickle is not None:
+            return _materialised(self._pickle, self._described[entry])
+        with opened(self.path) as file:
+            names = stored.plain_names(file.keys())
+            try:
+                state = {name: file.get_tensor(raw) for raw, name in names.items()}
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{self.path} is damaged: {error}") from error
+        for name, owner in self._aliases.items():
+            state[name] = state[owner]
+        return state
+
+    @property
+    def foreign(self) -> set[str]:
+        """The classes that were left out, with keeps_all."""
+        return self._pickle.foreign if self._pickle else set()
+
+    @property
+    def main(self) -> str:
+        """The entry that holds the weights where nobody knows what of: by its name, or the largest.
+
+        Optimisers keep as many tensors as networks have, under names of their own.
+        """
+        named = [entry for entry in USUAL if entry in self.entries]
+        return named[0] if named else max(self.entries, key=lambda e: len(self.entries[e]))
+
+
 def read(path: str | Path) -> tuple[State, dict[str, Any]]:
     """All tensors by name, on the CPU, and the header ({} for a pickle).
 
+    Of a pickle that holds several state dicts, the one that is named as usual, or else the largest.
     Raises `InputError` for a file that is missing, damaged, or holds anything but tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; expected weights as safetensors or a state dict")
-    if _is_safetensors(path):
-        with opened(path) as file:
-            header = stored.parse_header(file.metadata(), path)
-            try:
-                state = {name: file.get_tensor(name) for name in file.keys()}
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"{path} is damaged: {error}") from error
-        for name, owner in header.pop(stored.ALIASES, {}).items():
-            if owner not in state:
-                raise InputError(f"{path} says that {name} is {owner}, which it does not hold")
-            state[name] = state[owner]
-        return state, header
-    return _read_pickle(path), {}
+    contents = Contents(path)
+    return contents.load(contents.main), contents.header
 
 
 def content_hash(state: Mapping[str, torch.Tensor]) -> str:
@@ -99,7 +176,7 @@ def load_matching(module: torch.nn.Module, state: Mapping[str, torch.Tensor], wh
     extra = sorted(set(state) - set(own))
     shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
     faults = [
-        f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{len(names)} {word} ({', '.join(map(shown, names[:3]))}{', ...' if names[3:] else ''})"
         for names, word in ((missing, "missing"), (extra, "unexpected"), (shapes, "of other shape"))
         if names
     ]
@@ -111,11 +188,9 @@ def load_matching(module: torch.nn.Module, state: Mapping[str, torch.Tensor], wh
     module.load_state_dict(dict(state), strict=False)  # names were compared above
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Eight bytes of length, then a JSON object."""
-    with open(path, "rb") as file:
-        start = file.read(9)
-    return path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{")
+def layout(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a module by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}
 
 
 def opened(path: str | Path) -> Any:
@@ -123,54 +198,73 @@ def opened(path: str | Path) -> Any:
     return stored.opened(path, "pt")
 
 
-def _check_unpacked(path: Path) -> None:
-    """Raise `InputError` for a pickle that is much larger unpacked: torch does not compress."""
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                total = sum(info.file_size for info in archive.infolist())
-        except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{path} cannot be read as weights: {error}") from error
-        if total > path.stat().st_size:
-            raise InputError(f"{path} would unpack to {total} bytes; torch writes no such file")
+def _dictionaries(pickle: pickles.Pickle) -> dict[str, dict[str, Any]]:
+    """The dictionaries of a pickle that hold tensors, by their place in it.
 
-
-def unpickled(path: Path) -> Any:
-    """What a pickle holds: tensors, numbers and texts, or `InputError`; nothing is executed."""
-    _check_unpacked(path)
-    numpy_scalars: list[Any] = [
-        np.dtype,
-        *{type(np.dtype(t)) for t in (np.int64, np.float64, np.bool_)},
-    ]
-    numpy_scalars.append(np.float64(0).__reduce__()[0])  # numpy's scalar constructor
-    try:
-        with torch.serialization.safe_globals(numpy_scalars):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).split("\n")[0]
+    Raises `InputError` if there are none.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), pickle.content)])
+    while waiting:
+        place, value = waiting.popleft()
+        if not isinstance(value, dict) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if any(isinstance(v, pickles.Tensor) for v in value.values()):
+            plain = stored.plain_names(value)
+            found[".".join(place)] = {plain[key]: v for key, v in value.items()}
+        if len(place) < _MAX_DEPTH:
+            waiting += (((*place, key), v) for key, v in value.items())
+    if not found:
+        what = type(pickle.content).__name__
         raise InputError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {reason}); expected "
-            "safetensors or a pickled state dict of tensors, which is all that is ever unpickled"
-        ) from error
+            f"{pickle.path} holds {'no tensors' if what == 'dict' else what}, expected a state "
+            "dict: the tensors of a network by name, as torch.save(net.state_dict(), FILE) writes"
+        )
+    return found
 
 
-def _read_pickle(path: Path) -> State:
-    content = unpickled(path)
-    for key in ("model_dict", "state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} holds {type(content).__name__}, expected a state dict")
-    foreign = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
-    if foreign:
-        raise InputError(f"{path} holds {foreign[0]!r}, which is not a tensor")
-    bloated = [k for k, v in content.items() if _would_grow(v)]
-    if bloated:
-        raise InputError(f"{path} says that {bloated[0]!r} is larger than what it holds of it")
-    return content
+def _tensors_of(values: Mapping[str, Any]) -> dict[str, pickles.Tensor]:
+    return {name: v for name, v in values.items() if isinstance(v, pickles.Tensor)}
 
 
-def _would_grow(tensor: torch.Tensor) -> bool:
-    """Whether a copy would take more memory than a tensor has: strides can repeat numbers."""
-    return tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes()
+def _materialised(pickle: pickles.Pickle, values: Mapping[str, Any]) -> State:
+    """The tensors of a dictionary; those that share numbers in the file share them here.
+
+    Numbers, texts and dictionaries beside them are no weights. Raises `InputError` for anything
+    else, and for tensors that are more than what the file holds.
+    """
+    tensors = _tensors_of(values)
+    beside = int | float | str | dict | None
+    for name, value in values.items():
+        if name not in tensors and not isinstance(value, beside):
+            raise InputError(f"{pickle.path} holds {shown(name)!r}, which is not a tensor")
+    for name, tensor in tensors.items():
+        if fault := pickle.check(tensor):
+            raise InputError(f"{pickle.path} says that {shown(name)!r} {fault}")
+        if not isinstance(getattr(torch, tensor.dtype, None), torch.dtype):
+            raise InputError(f"{pickle.path} holds {tensor.dtype}, which torch here does not know")
+    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    held = sum(pickles.n_bytes(storage) for storage in storages.values())
+    if _n_bytes(set(tensors.values())) > 2 * held:
+        raise InputError(f"{pickle.path} says that its tensors are larger than what it holds")
+    numbers = {
+        key: torch.empty(pickles.n_bytes(one), dtype=torch.uint8) for key, one in storages.items()
+    }
+    try:
+        with pickle.reading() as fill:
+            for key, buffer in numbers.items():
+                fill(storages[key], memoryview(buffer.numpy()))
+        return {
+            name: numbers[t.storage.key]
+            .view(getattr(torch, t.dtype))
+            .as_strided(t.shape, t.stride, t.offset)
+            for name, t in tensors.items()
+        }
+    except Exception as error:  # of zipfile, zlib, torch: bytes that are damaged
+        raise InputError(f"{pickle.path} is damaged ({type(error).__name__}: {error})") from error
+
+
+def _n_bytes(tensors: Iterable[pickles.Tensor]) -> int:
+    return sum(math.prod(t.shape) * pickles.ITEM_SIZES[t.dtype] for t in tensors)

@@ -8,25 +8,33 @@ draw from the caller's generator), "random" for weights of chance that are the s
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from domainbed.lib import weights
+from domainbed.lib import naming, weights
+from domainbed.lib.kinds import shown
 from domainbed.networks import lite, timm_backbone
 from domainbed.networks.backbones import Features, adapt_filters
 from domainbed.registry import InputError
+
+logger = logging.getLogger(__name__)
 
 LETTERS = Path(__file__).with_name("letters.safetensors")
 RANDOM_SEED = 0
 
 Build = Callable[[tuple[int, ...], dict[str, Any]], nn.Module]  # with `n_outputs`
 
-_HEADS = ("fc.", "classifier.", "head.")
+_HEADS = {
+    "fc", "classifier", "head", "heads", "head_dist", "last_linear", "linear", "logits",
+    "proj_head", "projection_head", "projector", "projection", "predictor", "prediction_head",
+    "mlp_head", "aux_classifier", "AuxLogits", "contrastive_head",
+}  # fmt: skip
 
 
 def build(
@@ -59,39 +67,68 @@ def _load(
     path = LETTERS if wanted == "letters" else Path(wanted)
     if not path.is_file():
         raise InputError(
-            f"--foundation was given {wanted!r}, which is neither a file nor 'letters' nor "
+            f"--foundation was given {wanted!r}, which is "
+            f"{'a folder' if path.is_dir() else 'neither a file'} nor 'letters' nor "
             "'random'; expected one of these"
         )
-    own = weights.tensors(featurizer)
-    state = _inside_or_outside(featurizer_state(weights.read(path)[0], own), own)
-    load_foreign(featurizer, state, f"--foundation {wanted!r}")
+    load_file(featurizer, path, f"--foundation {wanted!r}")
     return "letters" if wanted == "letters" else f"file:{path.name}"
 
 
-def featurizer_state(state: weights.State, own: Collection[str] = ()) -> weights.State:
-    """The featurizer's tensors of a file, by the names that they have in the featurizer itself.
+def featurizer_state(state: weights.State) -> weights.State:
+    """The featurizer's tensors of one of our runs, by the names that they have in it.
 
     A whole algorithm stands under `featurizer.*`, or `network.0.*`; a bare backbone under its own
-    names; heads are left out, but for tensors that the featurizer has itself (`own`).
+    names; heads are left out.
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     for prefix in ("featurizer.", "network.0."):
         found = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
         if found:
             return found
-    kept = {*own, *(name.removeprefix("network.") for name in own)}
-    return {key: value for key, value in state.items() if key in kept or not _is_head(key)}
+    return {key: value for key, value in state.items() if not _is_head(key)}
+
+
+def load_file(featurizer: nn.Module, path: Path, what: str) -> tuple[weights.State, dict[str, Any]]:
+    """Load a featurizer from a file of any program; return what was read, and the file's header.
+
+    Names may be nested and have any prefix (`domainbed.lib.naming`); heads are left out. What was
+    taken and left is logged, unless it is as in our own files. Raises `InputError` as
+    `load_foreign` does.
+    """
+    contents, own = weights.Contents(path), weights.layout(featurizer)
+    fit, others = naming.best(contents, own)
+    state = contents.load(fit.entry)
+    names = naming.bare(own)
+    taken, left = {}, []
+    for key, tensor in state.items():
+        name = key.removeprefix(fit.prefix)
+        if key.startswith(fit.prefix) and (name in names or not (_is_head(key) or _is_head(name))):
+            taken[names.get(name, name)] = tensor
+        else:
+            left.append(key)
+    load_foreign(featurizer, taken, what)
+    if fit.label not in ("featurizer", "network.0"):
+        _tell(path, fit, left)
+    if others:
+        logger.warning(
+            "%s: %s was taken; %s would fit as well", path, shown(fit.label),
+            ", ".join(shown(other.label) for other in others[:5]),
+        )  # fmt: skip
+    return state, contents.header
+
+
+def _tell(path: Path, fit: naming.Fit, left: list[str]) -> None:
+    if not fit.label and not left:
+        return
+    logger.info(
+        "%s: weights %s%s", path, f"under {shown(fit.label)}" if fit.label else "of its own names",
+        f"; left out: {naming.summary(left)}" if left else "",
+    )  # fmt: skip
 
 
 def _is_head(name: str) -> bool:
-    return name.startswith("network.1.") or name.removeprefix("network.").startswith(_HEADS)
-
-
-def _inside_or_outside(state: weights.State, own: Collection[str]) -> weights.State:
-    """The names inside of a wrapper `network`, or outside, whichever are more like `own`."""
-    inside = {f"network.{key}": value for key, value in state.items()}
-    outside = {key.removeprefix("network."): value for key, value in state.items()}
-    return max((state, inside, outside), key=lambda named: len(set(own) & set(named)))
+    name = name.removeprefix("network.") if not name.startswith("network.1.") else "head."
+    return name.split(".")[0] in _HEADS or name.startswith("decoder")
 
 
 def load_foreign(featurizer: nn.Module, state: weights.State, what: str) -> None:
