@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from domainbed import __version__
-from domainbed.engine import checkpoint, sinks
+from domainbed.engine import checkpoint, initial_weights, sinks
 from domainbed.engine.options import Options
-from domainbed.engine.run import Run
+from domainbed.engine.run import Run, hparams_of
 from domainbed.engine.trainer import RunFailed
 from domainbed.jobs import Job
 from domainbed.lib.machine import freed_memory_kept
@@ -123,6 +123,8 @@ def run_main(options: Options, function: str | None = None) -> int:
     SIGINT, SIGTERM and SIGUSR1 save the state of a run that is training; the code is 75 then.
     """
     try:
+        if not Path(options.output_dir).exists():
+            initial_weights.check(options, hparams_of(options))
         with checkpoint.listening():
             execute(options, function)
     except checkpoint.Interrupted:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domainbed import networks
 from domainbed.engine import frozen
+from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.lib import naming, stored, weights
 from domainbed.networks import foundations
@@ -101,11 +103,29 @@ def start(run: Run, algorithm: Any) -> dict[str, Any]:
     return initial.finish()
 
 
+def check(options: Options, hparams: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a backbone that is unknown and files that hold no weights.
+
+    No tensor is read, so this takes no time.
+    """
+    if hparams.get("backbone", "auto") != "auto":
+        networks.builder(hparams["backbone"])
+    if options.path_init:
+        weights.Contents(_file(Path(options.path_init)))
+    if options.foundation not in (None, "random"):
+        weights.Contents(foundations.file_of(options.foundation))
+
+
+def _file(path: Path) -> Path:
+    """A file of weights itself, or the best or last ones of a run folder."""
+    if any((path / name).is_file() for name in (BEST, LAST)):
+        return path / (BEST if (path / BEST).is_file() else LAST)
+    return path
+
+
 def _from_path(initial: InitialWeights, path: Path) -> None:
     """Take all weights of a file if its head fits this run's classes, else its featurizer."""
-    if path.is_dir():
-        best = path / BEST
-        path = best if best.is_file() else path / LAST
+    path = _file(path)
     own = weights.layout(initial.algorithm)
     fit, _ = naming.best(weights.Contents(path), own)
     if fit.n == len([name for name in own if not name.endswith(naming.COUNTER)]):

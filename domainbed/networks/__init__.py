@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from domainbed.networks import foundations
+from domainbed.networks import foundations, timm_backbone
 from domainbed.networks.backbones import Features, ResNet, refuse_attention, require_image
 from domainbed.networks.mlp import MLP
 from domainbed.networks.small import MNIST_CNN, ContextNet
@@ -105,7 +105,7 @@ def backbone_name(input_shape: Shape, hparams: dict[str, Any]) -> str:
                 f"hparams give backbone {name!r} and {asked} true, which are different backbones; "
                 "leave one of them out"
             )
-        return name
+        return name if name in BACKBONES else timm_backbone.plain_name(name)
     if len(input_shape) == 1:
         return "mlp"
     by_size: dict[Shape, str] = {(28, 28): "mnist_cnn", (32, 32): "wide_resnet"}
@@ -129,9 +129,7 @@ def builder(name: str) -> Builder:
     """The builder of a registered backbone, or of any model of timm by its name there."""
     if name in BACKBONES:
         return BACKBONES[name]
-    from domainbed.networks import timm_backbone
-
-    return timm_backbone.builder(name, list(BACKBONES))
+    return timm_backbone.builder(timm_backbone.plain_name(name), list(BACKBONES))
 
 
 def _needs_image(name: str, build_it: Builder) -> Builder:

@@ -64,15 +64,22 @@ def _load(
     """Load the weights that are `wanted`; return what to call them."""
     if wanted is None:
         return _load_own(featurizer, name, input_shape, hparams)
-    path = LETTERS if wanted == "letters" else Path(wanted)
-    if not path.is_file():
-        raise InputError(
-            f"--foundation was given {wanted!r}, which is "
-            f"{'a folder' if path.is_dir() else 'neither a file'} nor 'letters' nor "
-            "'random'; expected one of these"
-        )
+    path = file_of(wanted)
     load_file(featurizer, path, f"--foundation {wanted!r}")
     return "letters" if wanted == "letters" else f"file:{path.name}"
+
+
+def file_of(wanted: str) -> Path:
+    """The file of a foundation that is "letters" or a path; `InputError` where there is none."""
+    path = LETTERS if wanted == "letters" else Path(wanted)
+    if path.is_dir():
+        raise InputError(f"--foundation was given {wanted!r}, a folder; give a file of weights")
+    if not path.is_file():
+        raise InputError(
+            f"--foundation was given {wanted!r}, which is neither a file nor 'letters' nor "
+            "'random'; expected one of these"
+        )
+    return path
 
 
 def featurizer_state(state: weights.State) -> weights.State:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from domainbed.lib.kinds import shown
 from domainbed.networks.backbones import Backbone, refuse_attention, require_image
 from domainbed.registry import InputError, UnknownNameError
 
@@ -32,12 +35,53 @@ def import_timm() -> Any:
     return timm
 
 
+def plain_name(name: str) -> str:
+    """A model's name without `timm/` or `hf_hub:timm/`, as the hub and timm write it, too."""
+    return re.sub(r"^(hf[-_]hub:)?timm/", "", name)
+
+
 def builder(name: str, others: Iterable[str]) -> Any:
     """A builder of timm's model `name`; `UnknownNameError` offers names near to it."""
     timm = import_timm()
     if name.split(".")[0] not in timm.list_models():
-        raise UnknownNameError("backbone", name, [*others, *timm.list_models()])
+        raise UnknownBackboneError(name, list(others), timm.list_models() + timm.list_pretrained())
     return lambda input_shape, hparams: create(name, input_shape, hparams)
+
+
+class UnknownBackboneError(UnknownNameError):
+    """A name that is neither a backbone's nor one of timm's thousand models."""
+
+    def __init__(self, name: str, own: list[str], of_timm: list[str]) -> None:
+        self.kind, self.name = "backbone", name
+        near = nearest(name, [*own, *of_timm])
+        guess = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+        Exception.__init__(
+            self,
+            f"Unknown backbone {shown(name)!r}. {guess}Known are {', '.join(own)}, and what "
+            'python -c "import timm; print(*timm.list_models())" lists',
+        )
+
+
+_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three names that are like one, or that have most of its words: ViT-B/16 has three."""
+    known = list(dict.fromkeys(known))
+    lower = {k.lower(): k for k in reversed(known)}
+    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.8)
+    if close:
+        return [lower[c] for c in close]
+    asked = _words(name)
+    shared = {k: sum(map(len, asked & _words(k))) for k in known}
+    ranked = sorted(known, key=lambda k: (-shared[k], len(k)))
+    return [k for k in ranked[:3] if shared[k]]
+
+
+def _words(name: str) -> set[str]:
+    """Words and numbers of a name, sizes written out."""
+    spread = re.sub(r"vit([tsblhg])(?![a-z])", r"vit \1 ", name.lower().replace("dinov2", "dino 2"))
+    return {_SIZES.get(word, word) for word in re.findall(r"[a-z]+|\d+", spread)}
 
 
 class DINOv2(Backbone):
