@@ -170,8 +170,8 @@ BOMBS = {
     "no_bytes": called("numpy._core.multiarray", "scalar", dtype("S1000000000")),
     "zeros": called("numpy", "zeros", number(2**31)),
     "frombuffer": called(
-        "numpy.core.numeric", "_frombuffer", text("x" * 8), dtype("f8"), b"(" + number(2**31) + b"t",
-        text("C"),
+        "numpy.core.numeric", "_frombuffer", text("x" * 8), dtype("f8"),
+        b"(" + number(2**31) + b"t", text("C"),
     ),
     "punycode": called("_codecs", "encode", text("ü" * 60_000), text("punycode")),
     "idna": called("_codecs", "encode", text("x" * 60_000), text("idna")),
@@ -186,7 +186,7 @@ BOMBS = {
     "quantised": called("torch._utils", "_rebuild_qtensor", b"N"),
     "meta": called("torch._utils", "_rebuild_meta_tensor_no_storage", b"N"),
     "nested_load": called("torch.storage", "_load_from_bytes", text("x")),
-    "no_storage": called("torch._utils", "_rebuild_tensor_v2", b"N", b"K\x00", b")", b")", b"\x89", b"N"),
+    "no_storage": called("torch._utils", "_rebuild_tensor_v2", b"N", b"K\x00))\x89N"),
     "extension": b"\x82\x01",
     "many": b"(" + b"}" * 10_000 + b"l",
     "no_memo": b"h\x07",
@@ -345,5 +345,5 @@ def test_names_of_a_file_are_printed_without_control_characters(tmp_path):
 
 def test_pickles_of_pickle_dump_say_how_to_write_them(tmp_path):
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": torch.zeros(2)}))
-    with pytest.raises(InputError, match="write them with torch.save"):
+    with pytest.raises(InputError, match="write them with"):
         weights.read(tmp_path / "w.pkl")
