@@ -86,7 +86,8 @@ class DANN(Algorithm):
         losses = F.cross_entropy(self.discriminator(z), d, reduction="none")
         if self.is_conditional:
             counts = y.bincount()
-            loss = (losses / (counts[y] * len(counts))).sum()
+            weights = 1 / (counts[y] * len(counts))
+            loss = (losses * weights.float()).sum()  # in float32 always, as in DomainBed
         else:
             loss = losses.mean()
         if self.hparams["grad_penalty"]:
