@@ -53,12 +53,12 @@ class SelectionMethod:
     def hparams_accs(cls, records: Q) -> Q:
         """Pairs (accuracies, records) of the runs of a group, best validation accuracy first.
 
-        Of equals the lowest hparams_seed is first, so the order of folders decides nothing.
+        Of equals the highest hparams_seed is first, as in public DomainBed.
         """
         runs = records.group("args.hparams_seed").sorted(lambda pair: pair[0])
         pairs = [(cls.run_acc(some), some) for _, some in runs]
         found = [pair for pair in pairs if pair[0] is not None]
-        return Q(sorted(found, key=lambda pair: pair[0]["val_acc"], reverse=True))
+        return Q(sorted(found, key=lambda pair: pair[0]["val_acc"])[::-1])
 
     @classmethod
     def sweep_acc(cls, records: Q) -> float | None:

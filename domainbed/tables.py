@@ -111,7 +111,8 @@ def _averages_table(
             trials: dict[int, list[float]] = {}
             for group in found.get((name, dataset), []):
                 trials.setdefault(group["trial_seed"], []).append(group["acc"])
-            cells.append(summarise((float(np.mean(accs)) for accs in trials.values()), ddof))
+            means = [float(np.mean(trials[trial])) for trial in sorted(trials)]  # to the last bit
+            cells.append(summarise(means, ddof))
         rows.append((name, [*cells, _mean(cells)]))
     return Table(selection, None, [*dataset_names, "Avg"], rows)
 

@@ -1,9 +1,18 @@
-"""Rows of numbers on a console."""
+"""Texts and rows of numbers on a console."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from numbers import Integral, Real
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 and C1 codes, marks that turn the direction of a text, and halves of characters."""
+
+
+def escape(text: str) -> str:
+    """Return a text with control characters as escapes, since a terminal would obey them."""
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def format_row(row: Iterable[object], colwidth: int = 10, latex: bool = False) -> str:

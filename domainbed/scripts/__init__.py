@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from domainbed.lib.console import escape
 from domainbed.registry import InputError, Registry, use_plugins
 
 Main = Callable[..., int]
@@ -26,7 +27,8 @@ def one_line(main: Main) -> Main:
         try:
             return main(argv)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            lines = map(escape, str(error).split("\n"))
+            print("error: " + "\n".join(lines), file=sys.stderr)
             return 2
         except BrokenPipeError:  # the reader, such as `head`, has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

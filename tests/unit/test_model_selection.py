@@ -91,7 +91,7 @@ def test_runs_are_ranked_and_the_order_of_records_decides_nothing():
     runs.append(record(0, [(1, 1)], (0, 1), hparams_seed=4))
     for some in itertools.permutations(runs):
         pairs = OracleSelectionMethod.hparams_accs(Q(some))
-        assert [records[0]["args"]["hparams_seed"] for _, records in pairs] == [3, 0, 1, 2]
+        assert [records[0]["args"]["hparams_seed"] for _, records in pairs] == [3, 2, 1, 0]
         assert OracleSelectionMethod.sweep_acc(Q(some)) == 0.9
 
 

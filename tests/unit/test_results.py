@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import random_records
 from conftest import GOLDEN
 
 from domainbed import model_selection as selection
@@ -79,21 +80,35 @@ def test_auxiliary_runs_are_no_rows():
     assert len(get_grouped_records(Q([record(0, [(0, 0)], (0, 1))]))) == 2
 
 
-def test_damaged_lines_are_named_and_repeated_records_count_once(sweep, tmp_path, capsys):
+def test_damaged_lines_are_named_with_the_reason_of_the_first(sweep, tmp_path, capsys):
     root = tmp_path / "copy"
     shutil.copytree(sweep, root)
     folder = sorted(root.iterdir())[0]
     lines = (folder / "results.jsonl").read_text().splitlines()
     bad = ['{"step": 1, "args"', '{"step": NaN}', "[]", '{"step": 1, "args": {}}', "\x00"]
-    (folder / "results.jsonl").write_text("\n".join([*lines, *lines, *bad]) + "\n")
+    (folder / "results.jsonl").write_text("\n".join([*lines, *bad]) + "\n")
     records, problems = read_records(root)
     assert len(records) == 552 == len(load_records(root))
     assert len(problems) == 1 and f"{len(bad)} of" in problems[0] and folder.name in problems[0]
+    assert "(line 4: it is no whole JSON object)" in problems[0]
     assert collect_results.main(["--input_dir", str(root)]) == 0
     said = capsys.readouterr()
     assert said.out == (GOLDEN / "collect_expected.txt").read_text()
     assert folder.name in said.err
     assert collect_results.main(["--input_dir", str(root), "--strict"]) == 3
+
+
+TABLES = json.loads((GOLDEN / "random_tables.json").read_text())
+
+
+@pytest.mark.parametrize("seed", TABLES)
+def test_tables_of_doubtful_records_are_public_domainbeds(seed, tmp_path, capsys):
+    random_records.write_sweep(tmp_path, int(seed))
+    for kind, flags in (("txt", []), ("tex", ["--latex"])):
+        assert collect_results.main(["--input_dir", str(tmp_path), "--strict", *flags]) == 3
+        said = capsys.readouterr()
+        assert said.out == TABLES[seed][kind]
+        assert "warning: " in said.err
 
 
 def write(root, records):
