@@ -38,7 +38,6 @@ class Algorithm(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.hparams = hparams
-        self.register_load_state_dict_pre_hook(_without_extra_state)
 
     def get_extra_state(self) -> dict[str, Any]:
         """State that is not a tensor of this module: that of its optimisers."""
@@ -53,6 +52,11 @@ class Algorithm(torch.nn.Module):
         for name, value in state.items():
             getattr(self, name).load_state_dict(value)
 
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Let plain weights, such as public DomainBed's, load into a fresh algorithm."""
+        state.setdefault(f"{prefix}_extra_state", {})
+        super()._load_from_state_dict(state, prefix, *rest)
+
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None
     ) -> dict[str, float]:
@@ -66,8 +70,3 @@ class Algorithm(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Predict."""
         return self.predict(x)
-
-
-def _without_extra_state(module: Algorithm, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let plain weights, such as public DomainBed's, load into a fresh algorithm."""
-    state.setdefault(f"{prefix}_extra_state", {})

@@ -48,7 +48,8 @@ def density_quantile(values: torch.Tensor, q: float) -> torch.Tensor:
         return values.mean()
     bandwidth = 1.06 * values.std() * n**-0.2
     kernels = Normal(values, bandwidth, validate_args=False)  # NaN passes through
-    low, high = kernels.icdf(torch.full_like(values, q)).aminmax()
+    quantiles = kernels.icdf(torch.full_like(values, q))
+    low, high = quantiles.amin(), quantiles.amax()  # not every torch differentiates aminmax
     with torch.no_grad():
         start, end = torch.zeros_like(low), torch.ones_like(low)
         for _ in range(N_BISECTIONS):
