@@ -138,7 +138,7 @@ def read_record(line: bytes, before: dict[str, Any] | None = None) -> Record | s
         record = orjson.loads(line)  # refuses numbers that are none, and halves of characters
     except orjson.JSONDecodeError:
         try:
-            record = json.loads(line.decode())  # takes NaN and Infinity, which public DomainBed writes
+            record = json.loads(line.decode())  # public DomainBed writes NaN and Infinity
         except (ValueError, RecursionError):
             is_wide = line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in line
             return "it is UTF-16, expected UTF-8" if is_wide else "it is no whole JSON object"
