@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import zipfile
 from pathlib import Path
 
 SAFETENSORS, ZIP, PICKLE = "safetensors", "zip", "pickle"
@@ -72,13 +73,25 @@ def kind(path: Path) -> str:
         return SAFETENSORS
     for magic, what in _STARTS:
         if start.startswith(magic):
-            return what
+            return _zip_kind(path) if what == ZIP else what
     if start[257:262] == b"ustar":
         return _OLDEST if start.split(b"\0")[0] in _OF_OLDEST else _ARCHIVE.format("a tar")
     suffix = ".data" if path.suffix.startswith(".data-") else path.suffix
     if suffix in _SUFFIXES and start[0] != 0x80:
         return _OTHER.format(_SUFFIXES[suffix])
     return _text_kind(path, start) or PICKLE
+
+
+def _zip_kind(path: Path) -> str:
+    """Whether a zip archive is torch's; one that is damaged is left to who reads it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.split("/", 1)[-1] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return ZIP
+    if "constants.pkl" in names:
+        return TORCHSCRIPT
+    return ZIP if "data.pkl" in names else FOREIGN_ZIP
 
 
 def is_pickle(path: Path) -> bool:

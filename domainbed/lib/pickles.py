@@ -549,10 +549,8 @@ def _of_archive(path: Path, machine: _Machine) -> Pickle:
             raise InputError(f"{path} would unpack to {total} bytes; torch writes no such file")
         pickles = [name for name in members if name.split("/", 1)[-1] == "data.pkl"]
         if len(pickles) != 1:
-            raise InputError(f"{path} {kinds.FOREIGN_ZIP}")
+            raise Refused(f"has {len(pickles)} members data.pkl")
         root = pickles[0].removesuffix("data.pkl")
-        if f"{root}constants.pkl" in members:
-            raise InputError(f"{path} {kinds.TORCHSCRIPT}")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
             raise Refused("has numbers in another order of bytes than this machine")
         with archive.open(pickles[0]) as stream:

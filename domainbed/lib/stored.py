@@ -91,9 +91,13 @@ def metadata_of(header: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[s
 def tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file by name; `InputError` for a file that is damaged."""
     with opened(path):  # which checks that shapes and bytes agree
-        entries, _, start = _beginning_of(path)
-    plain = plain_names(entries)
+        entries, metadata, start = _beginning_of(path)
+    plain = plain_names([*entries, *_aliases(metadata, path)])
     return _placed({plain[name]: entry for name, entry in entries.items()}, start)
+
+
+def _aliases(metadata: Mapping[str, str], path: str | Path) -> dict[str, str]:
+    return parse_header(metadata, path).get(ALIASES, {})
 
 
 def _placed(entries: Mapping[str, Any], start: int) -> dict[str, Tensor]:
@@ -113,9 +117,10 @@ def blank(
     not at all.
     """
     entries, metadata, start = _beginning_of(like)
-    plain = plain_names(entries)
+    aliases = _aliases(metadata, like)
+    plain = plain_names([*entries, *aliases])
     entries = {plain[name]: entry for name, entry in entries.items()}
-    aliases = json.loads(metadata.get(ALIASES, "{}"))
+    aliases = {plain[name]: plain.get(owner, owner) for name, owner in aliases.items()}
     beginning = _beginning(entries, metadata_of(header, aliases))
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(beginning)

@@ -80,7 +80,7 @@ class Contents:
         is_named_so = self.path.suffix == ".safetensors"
         if kind == kinds.SAFETENSORS or (is_named_so and kind not in (kinds.ZIP, kinds.PICKLE)):
             self._open_safetensors()
-        elif is_named_so:
+        elif is_named_so and not keeps_all:
             raise InputError(stored.refusal(self.path))
         elif kind in (kinds.ZIP, kinds.PICKLE):
             self._pickle = pickles.opened(self.path, keeps_all)
@@ -96,11 +96,15 @@ class Contents:
     def _open_safetensors(self) -> None:
         with opened(self.path) as file:
             self.header = stored.parse_header(file.metadata(), self.path)
+            aliases = self.header.pop(stored.ALIASES, {})
+            self._plain = stored.plain_names([*file.keys(), *aliases])
+        self._aliases = {self._plain[name]: self._plain.get(o, o) for name, o in aliases.items()}
         shapes = {name: tensor.shape for name, tensor in stored.tensors(self.path).items()}
-        self._aliases = self.header.pop(stored.ALIASES, {})
         for name, owner in self._aliases.items():
             if owner not in shapes:
-                raise InputError(f"{self.path} says that {name} is {owner}, which it does not hold")
+                raise InputError(
+                    f"{self.path} says that {shown(name)} is {shown(owner)}, which it does not hold"
+                )
             shapes[name] = shapes[owner]
         self.entries = {"": shapes}
 
@@ -115,9 +119,8 @@ class Contents:
         if self._pickle is not None:
             return _materialised(self._pickle, self._described[entry])
         with opened(self.path) as file:
-            names = stored.plain_names(file.keys())
             try:
-                state = {name: file.get_tensor(raw) for raw, name in names.items()}
+                state = {self._plain[name]: file.get_tensor(name) for name in file.keys()}
             except (SafetensorError, OSError) as error:
                 raise InputError(f"{self.path} is damaged: {error}") from error
         for name, owner in self._aliases.items():
