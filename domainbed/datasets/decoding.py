@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from domainbed.datasets import image_cache
+from domainbed.datasets import image_cache, image_files
 from domainbed.datasets.image_cache import Source
 from domainbed.lib.machine import cores
 from domainbed.registry import InputError
@@ -29,9 +30,13 @@ class Files:
 
     def __init__(self, paths: Sequence[str], bound: int | None = None) -> None:
         self.paths, self.bound = paths, bound
+        self._is_known = bytearray(len(paths))
+        """Whether an image was seen to be whole by this process."""
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return np.array(decode(self.paths[index], self.bound))
+        pixels = np.array(decode(self.paths[index], self.bound, not self._is_known[index]))
+        self._is_known[index] = True
+        return pixels
 
     def shapes(self) -> list[tuple[int, int, int]]:
         """The shape of each item; verifies the files as `sizes_of` does."""
@@ -44,7 +49,7 @@ class Files:
 
         files = [f"{path.removeprefix(str(home))} {_stamp(path)}" for path in self.paths]
         about = f"-at{self.bound}" if self.bound else ""
-        made_of = [f"Pillow {PIL.__version__}{about}", *files]
+        made_of = [f"Pillow {PIL.__version__}, high bytes{about}", *files]
         path = folder / f"{name}{about}.images"
         images = image_cache.cached(path, made_of, self.shapes, self)
         path = folder / f"{name}{about}-{size}x{size}.images"
@@ -58,7 +63,7 @@ def _stamp(path: str) -> str:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise _damaged(path, error) from error
+        raise _refusal(path, error) from error
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
@@ -103,25 +108,26 @@ def _read(source: Source, n: int) -> list[np.ndarray]:
         return list(pool.map(source.__getitem__, range(n)))
 
 
-def decode(path: str, bound: int | None = None) -> Any:
+def decode(path: str, bound: int | None = None, compare: bool = True) -> Any:
     """Read a file as an RGB PIL image; raises `InputError` that names it.
 
     bound: the greatest shorter side, to which the image is scaled down; a JPEG is decoded at a
-    fraction of its size then, if that is no smaller than what is wanted.
+    fraction of its size then, if that is no smaller than what is wanted. compare: see
+    `image_files.decode`.
     """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            size = bounded(image.size, bound)
-            if size != image.size:
-                image.draft(None, size)
-            if "transparency" in image.info:
-                image = image.convert("RGBA")
-            image = image.convert("RGB")
-            return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+        content = image_files.read(path)
+        size = None
+        if bound is not None:
+            with image_files.opened(io.BytesIO(content)) as image:
+                size = bounded(image.size, bound)
+                size = None if size == image.size else size
+        image = image_files.to_rgb(image_files.decode(content, size, compare))
+        return image if size is None else image.resize(size, Image.Resampling.BICUBIC)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise _damaged(path, error) from error
+        raise _refusal(path, error) from error
 
 
 def bounded(size: tuple[int, int], bound: int | None) -> tuple[int, int]:
@@ -147,21 +153,20 @@ def sizes_of(paths: Sequence[str]) -> list[tuple[int, int]]:
         results = list(pool.map(_inspect, paths, chunksize=64))
     damaged = [(p, r) for p, r in zip(paths, results) if isinstance(r, Exception)]
     if damaged:
-        raise _damaged(*damaged[0], more=len(damaged) - 1)
+        raise _refusal(*damaged[0], more=len(damaged) - 1)
     return [r for r in results if not isinstance(r, Exception)]
 
 
 def _inspect(path: str) -> tuple[int, int] | Exception:
     """The width and height of an image, or why it cannot be decoded."""
-    from PIL import Image
-
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        image_files.check_regular(path)
+        with open(path, "rb") as file, image_files.opened(file) as image:
             size = image.size
             if image.format == "PNG":
                 image.verify()
             elif image.format not in ("JPEG", "MPO") or not _ends_as_jpeg(file):
-                image.load()
+                image_files.decode(image_files.read(path))
             return size
     except Exception as error:
         return error
@@ -172,8 +177,10 @@ def _ends_as_jpeg(file: Any) -> bool:
     return file.read(2) == b"\xff\xd9"
 
 
-def _damaged(path: str, error: Exception, more: int = 0) -> InputError:
-    others = f", and so are {more} more files of this dataset" if more else ""
+def _refusal(path: str, error: Exception, more: int = 0) -> InputError:
+    others = f" ({more} more files of this dataset cannot be used either)" if more else ""
+    if isinstance(error, image_files.UnusableError):
+        return InputError(f"{path} {error}{others}")
     return InputError(
         f"{path} is damaged or no image ({type(error).__name__}: {error}){others}; "
         "fetch the dataset again, or remove what is damaged if that is what you want to measure"

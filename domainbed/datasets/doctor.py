@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from domainbed import datasets
+from domainbed.datasets import image_files
 from domainbed.datasets.images import Listing, abridged
 from domainbed.registry import InputError
 
@@ -52,11 +52,19 @@ WITH_DUPLICATES = ("DomainNet",)
 """Datasets whose archives hold images more than once."""
 
 
+_ORIENTATION = 0x0112
+"""The tag of EXIF data."""
+
+
 class Decoded(NamedTuple):
-    """What decoding a file gave: why it failed, and the md5 of its bytes."""
+    """What decoding a file gave: why it failed, the md5 of its bytes, and what is special."""
 
     fault: str | None
     digest: bytes
+    is_turned: bool = False
+    """Its EXIF data ask to turn or mirror it, which is not done."""
+    is_deep: bool = False
+    """Grey of more than 8 bits, which are cut to 8."""
 
 
 @dataclass
@@ -143,19 +151,19 @@ def _decode_all(known: dict[str, Decoded], paths: Iterable[str], name: str) -> N
 
 
 def _decode(path: str) -> Decoded:
-    from PIL import Image
-
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        return Decoded(error.strerror or str(error), b"")
+        content = image_files.read(path)
+    except (OSError, image_files.UnusableError) as error:
+        return Decoded(getattr(error, "strerror", None) or str(error), b"")
     digest = hashlib.md5(content).digest()
     try:
-        with Image.open(BytesIO(content)) as image:
-            image.load()
+        with image_files.decode(content) as image:
+            is_turned = image.getexif().get(_ORIENTATION, 1) != 1
+            return Decoded(None, digest, is_turned, image_files.is_deep(image))
+    except image_files.UnusableError as error:
+        return Decoded(str(error), digest)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
         return Decoded(f"{type(error).__name__}: {error}", digest)
-    return Decoded(None, digest)
 
 
 def _judge_images(found: Diagnosis, listing: Listing, known: dict[str, Decoded]) -> None:
@@ -174,11 +182,20 @@ def _judge_images(found: Diagnosis, listing: Listing, known: dict[str, Decoded])
                 first[image.digest] = short
     if damaged:
         found.faults.append(f"{len(damaged)} images cannot be read: {abridged(damaged, '; ')}")
+    found.lines += _special([known[path] for samples in listing.samples for path, _ in samples])
     if found.name in WITH_DUPLICATES:
         found.lines.append(
             f"{len(repeated):,} images repeat the content of another one of their domain"
             + (f": {abridged(repeated, most=3)}" if repeated else "")
         )
+
+
+def _special(images: Sequence[Decoded]) -> list[str]:
+    """What is worth knowing of images, without being wrong."""
+    turned = sum(image.is_turned for image in images)
+    deep = sum(image.is_deep for image in images)
+    lines = [f"{turned:,} images have an EXIF orientation, which is not applied"] * bool(turned)
+    return lines + [f"{deep:,} grey images have more than 8 bits, cut to 8"] * bool(deep)
 
 
 def on_disk(data_dir: str | Path) -> list[str]:

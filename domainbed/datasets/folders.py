@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from domainbed.datasets.image_files import kind_of
 from domainbed.registry import InputError
 
 
 def entries(folder: str | Path, home: str | Path) -> list[os.DirEntry]:
-    """What is in a folder, sorted by name.
+    """The files and folders in a folder, sorted by name.
 
-    Raises `InputError` for a link that leads out of `home`, or to a folder that it is in.
+    Raises `InputError` for a link that leads out of `home`, or to a folder that it is in, and for
+    what is neither a file nor a folder: a pipe, a socket, a device, a link that leads nowhere.
     """
     with os.scandir(folder) as found:
         every = sorted(found, key=lambda entry: entry.name)
     for entry in every:
         if entry.is_symlink():
             _check_link(entry.path, home)
+        if not (_is(entry.is_dir) or _is(entry.is_file)):
+            kind = kind_of(entry.stat(follow_symlinks=False).st_mode)
+            raise InputError(f"{entry.path} is {kind}, neither a file nor a folder; remove it")
     return every
+
+
+def _is(asked: Callable[[], bool]) -> bool:
+    """The answer of a `DirEntry`; no, for a link that leads to itself."""
+    try:
+        return asked()
+    except OSError:
+        return False
 
 
 def subfolders(folder: str | Path, home: str | Path) -> list[Path]:

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import shutil
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -54,7 +55,10 @@ class ImageCache:
 
     def __init__(self, path: Path, made_of: bytes, source: Source) -> None:
         self.path, self.made_of, self.source = path, made_of, source
-        self._inode = path.stat().st_ino
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no file")
+        self._inode = found.st_ino
         self._bytes = np.asarray(np.memmap(path, np.uint8, mode="c"))
         if self._bytes.size < HEADER.size:
             raise ValueError("it is cut")

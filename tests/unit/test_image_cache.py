@@ -237,3 +237,11 @@ def test_weights_and_records_are_the_same_with_a_cache_and_workers(photos, tmp_p
     assert seen["plain"] == seen["cached"] == seen["workers"]
     words = [*common, "--image_cache_size", "0", "--output_dir", str(tmp_path / "zero")]
     assert train.main(words) == 2
+
+
+def test_a_pipe_in_the_place_of_a_cache_is_replaced(ragged, tmp_path):
+    plain = samples(ragged, image_cache=str(tmp_path / "c"))
+    for file in (tmp_path / "c").glob("*.images"):
+        file.unlink()
+        os.mkfifo(file)
+    assert torch.equal(plain, samples(ragged, image_cache=str(tmp_path / "c")))
