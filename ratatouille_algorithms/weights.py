@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from domainbed.lib import stored, weights
+from domainbed.lib.kinds import shown
 from domainbed.registry import InputError
 from ratatouille_algorithms.means import means
 
@@ -38,9 +39,16 @@ def places(algorithm: torch.nn.Module, path: Path) -> weights.State:
     covered = {tensor.data_ptr() for tensor in found.values() if tensor.numel()}
     missing = [n for n, t in own.items() if t.numel() and t.data_ptr() not in covered]
     left = sorted(set(theirs) - set(found))
-    if missing or left:
+    other = [
+        f"{shown(name)} of {list(theirs[name].shape)} for {list(tensor.shape)}"
+        for name, tensor in found.items()
+        if theirs[name].shape != tuple(tensor.shape)
+    ]
+    if missing or left or other:
+        faults = {"missing": missing, "left over": list(map(shown, left)), "of other shape": other}
+        told = "; ".join(f"{fault} {', '.join(of[:3])}" for fault, of in faults.items() if of)
         raise InputError(
-            f"{path} does not fit {type(algorithm).__name__}: missing {missing[:3]}, left over "
-            f"{left[:3]}; expected weights of the same architecture"
+            f"{path} does not fit {type(algorithm).__name__}: {told}; expected weights of the same "
+            "architecture and number of classes"
         )
     return found

@@ -252,3 +252,6 @@ def test_places_find_a_tensor_under_its_other_name_and_miss_none(tmp_path):
     files.save(path, {**files.tensors(module), "head": torch.zeros(1)}, {})
     with pytest.raises(InputError, match="left over"):
         weights.places(module, path)
+    files.save(path, {**files.tensors(module), "a.bias": torch.zeros(3)}, {})
+    with pytest.raises(InputError, match=r"other shape a.bias of \[3\] for \[2\]"):
+        weights.places(module, path)
