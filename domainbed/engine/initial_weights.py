@@ -126,9 +126,7 @@ def _file(path: Path) -> Path:
 def _from_path(initial: InitialWeights, path: Path) -> None:
     """Take all weights of a file if its head fits this run's classes, else its featurizer."""
     path = _file(path)
-    own = weights.layout(initial.algorithm)
-    fit, _ = naming.best(weights.Contents(path), own)
-    if fit.n == len([name for name in own if not name.endswith(naming.COUNTER)]):
+    if naming.is_whole(weights.Contents(path), weights.layout(initial.algorithm)):
         initial.load_all(path, "path_init")
     else:
         initial.load_featurizer(path, "path_init")

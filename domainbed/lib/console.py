@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable
 from numbers import Integral, Real
 
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""C0 and C1 codes, marks that turn the direction of a text, and halves of characters."""
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""C0 and C1 codes, ends of lines, marks that turn the direction of a text, halves of characters."""
 
 
 def escape(text: str) -> str:

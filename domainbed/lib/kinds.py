@@ -7,6 +7,8 @@ import shlex
 import zipfile
 from pathlib import Path
 
+from domainbed.lib.console import escape
+
 SAFETENSORS, ZIP, PICKLE = "safetensors", "zip", "pickle"
 """Kinds of files that may hold weights; the others are told by `refusal`."""
 
@@ -54,7 +56,7 @@ def shown(text: object) -> str:
     """A text from a file as it may be printed: short, control characters as escapes."""
     plain = text if isinstance(text, str) else ascii(text) if _is_small(text) else "..."
     plain = plain if len(plain) <= _CUT else plain[: _CUT - 3] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+    return escape(plain)
 
 
 def _is_small(value: object) -> bool:
@@ -110,11 +112,10 @@ def _text_kind(path: Path, start: bytes) -> str:
     if not text.startswith((b"{", b"[")):
         return ""
     with open(path, "rb") as file:
-        found = re.search(
-            rb'"weight_map".{0,4096}?:[^:]{0,512}?:\s*"([^"]{1,200})"', file.read(2**16), re.S
-        )
-    if found is None and b"weight_map" not in start:
+        _, key, rest = file.read(2**16).partition(b'"weight_map"')
+    if not key:
         return _OTHER.format("JSON")
+    found = re.search(rb':\s*"([^"]{1,200})"', rest)
     such = f", such as {shown(found[1].decode(errors='replace'))}" if found else ""
     return (
         f"is an index of shards: the weights are in several files{such}; save them as one, as "

@@ -17,7 +17,7 @@ from domainbed.lib.kinds import shown
 from domainbed.registry import InputError
 
 if TYPE_CHECKING:
-    from domainbed.lib.weights import Contents
+    from domainbed.lib.weights import Contents, Place
 
 Layout = Mapping[str, tuple[int, ...]]
 
@@ -35,14 +35,14 @@ _WRONG = {"optimizer", "optim", "grad", "grads", "exp", "avg", "moment"}
 class Fit(NamedTuple):
     """A dictionary of a file, a prefix there, and how many of a network's tensors it has."""
 
-    entry: str
+    entry: Place
     prefix: str
     n: int
 
     @property
     def label(self) -> str:
         """Both as one, "" for the file's own names."""
-        return f"{self.entry}.{self.prefix}".strip(".")
+        return ".".join([*self.entry, self.prefix]).strip(".")
 
 
 def bare(own: Mapping[str, Any]) -> dict[str, str]:
@@ -57,8 +57,7 @@ def best(contents: Contents, own: Layout) -> tuple[Fit, list[Fit]]:
     Raises `InputError` that names several places that are as good, unless one of them is known to
     be what is wanted: a teacher, a moving average, the query encoder.
     """
-    names = bare(own)
-    shapes = {n: tuple(own[o]) for n, o in names.items() if not n.endswith(COUNTER)}
+    shapes = _shapes(own)
     found = _found(contents.entries, shapes)
     if not found:
         return Fit(contents.main, "", 0), []
@@ -82,9 +81,19 @@ def best(contents: Contents, own: Layout) -> tuple[Fit, list[Fit]]:
     return ranked[0], ranked[1:]
 
 
-def _found(entries: Mapping[str, Layout], shapes: Layout) -> list[Fit]:
+def is_whole(contents: Contents, own: Layout) -> bool:
+    """Whether a file has all tensors of a network, but for counters, under one prefix."""
+    shapes = _shapes(own)
+    return any(fit.n == len(shapes) for fit in _found(contents.entries, shapes))
+
+
+def _shapes(own: Layout) -> dict[str, tuple[int, ...]]:
+    return {n: tuple(own[o]) for n, o in bare(own).items() if not n.endswith(COUNTER)}
+
+
+def _found(entries: Mapping[Place, Layout], shapes: Layout) -> list[Fit]:
     depth = max((name.count(".") + 1 for name in shapes), default=0)
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[Place, str]] = Counter()
     for entry, layout in entries.items():
         for name, shape in layout.items():
             segments = name.rsplit(".", depth)

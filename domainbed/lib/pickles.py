@@ -25,6 +25,9 @@ from domainbed.registry import InputError
 MAX_OPCODES = 4_000_000
 """A state dict takes about 40 for each tensor."""
 
+MAX_NAME = 1000
+"""Characters of a name; a pickle can repeat a text in two bytes."""
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PIECE = 2**23
 
@@ -110,31 +113,32 @@ def _args(args: tuple[Any, ...], least: int, most: int) -> tuple[Any, ...]:
 
 
 def _dictionary(args: tuple[Any, ...]) -> dict[str, Any]:
+    """A dictionary as it is, or of pairs; the factory of a defaultdict is left."""
+    given = args[0] if args else ()
+    if isinstance(given, dict):
+        return given
     made: dict[str, Any] = {}
-    for pairs in args:
-        items = pairs.items() if isinstance(pairs, dict) else pairs
-        if isinstance(items, Global | type(None)):  # the factory of a defaultdict
-            continue
-        for pair in items:
-            key, value = pair
-            made[_name(key, made)] = value
+    for key, value in given if isinstance(given, list) else ():
+        made[_name(key, made)] = value
     return made
 
 
 def _name(key: Any, among: dict[str, Any]) -> str:
     """A key as a text, so that a dictionary of a stranger's keys is quick to fill."""
     if isinstance(key, str):
+        if len(key) > MAX_NAME:
+            raise Refused(f"has a name of {len(key):,} characters")
         return key
     is_plain = isinstance(key, float) or (isinstance(key, int) and abs(key) < 2**63)
     return str(key) if is_plain else f"<{type(key).__name__} {len(among)}>"
 
 
-def _encode(args: tuple[Any, ...]) -> bytes:
-    """How protocol 2 writes bytes."""
+def _encode(args: tuple[Any, ...]) -> Made:
+    """How protocol 2 writes bytes: as a text of as many characters."""
     text, encoding = _args(args, 2, 2)
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise Refused("calls _codecs.encode for another encoding than latin1")
-    return text.encode("latin1")
+    return Made("builtins.bytes", len(text))
 
 
 def _numpy_dtype(args: tuple[Any, ...]) -> Made:
@@ -155,7 +159,9 @@ def _check_numbers(dtype: Any, n: Any, data: Any) -> None:
     """Raise `Refused` unless data are the bytes of n numbers of a dtype."""
     if not (isinstance(dtype, Made) and dtype.name == "numpy.dtype" and _is_size(n)):
         raise Refused("holds a numpy array without a dtype and a shape")
-    if not isinstance(data, bytes | bytearray | str) or len(data) != n * dtype.n_bytes:
+    is_text = isinstance(data, bytes | bytearray | str)
+    size = len(data) if is_text else data.n_bytes if isinstance(data, Made) else -1
+    if size != n * dtype.n_bytes:
         raise Refused(f"holds {n} numpy numbers of {dtype.n_bytes} bytes, but not those bytes")
 
 
@@ -165,7 +171,7 @@ def _is_size(n: Any) -> bool:
 
 def _volume(shape: Any) -> int:
     """The number of elements of a shape; raises `Refused` for what is none."""
-    if not isinstance(shape, tuple | list) or not all(map(_is_size, shape)) or len(shape) > 64:
+    if not isinstance(shape, tuple | list) or len(shape) > 64 or not all(map(_is_size, shape)):
         raise Refused("holds a tensor without a shape")
     return math.prod(shape)
 
@@ -311,12 +317,15 @@ class _Machine:
         last, module = self.stack.pop(), self.stack.pop()
         if not isinstance(last, str) or not isinstance(module, str):
             raise Refused("names a class by what is no text")
+        if len(module) + len(last) > MAX_NAME:
+            raise Refused("names a class by a text that is too long")
         self.named(f"{module}.{last}")
 
     def call(self, _: Any) -> None:
         args, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Global) or not isinstance(args, tuple):
             raise Refused("calls what is no class")
+        self.n_opcodes += sum(len(a) for a in args if isinstance(a, list))
         try:
             self.stack.append(self.called(function.name, args))
         except Refused:
@@ -551,6 +560,8 @@ def _of_archive(path: Path, machine: _Machine) -> Pickle:
         if len(pickles) != 1:
             raise Refused(f"has {len(pickles)} members data.pkl")
         root = pickles[0].removesuffix("data.pkl")
+        if len(root) > MAX_NAME:
+            raise Refused("has a folder of too long a name")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
             raise Refused("has numbers in another order of bytes than this machine")
         with archive.open(pickles[0]) as stream:

@@ -24,10 +24,14 @@ from domainbed.registry import InputError
 
 State = dict[str, torch.Tensor]
 
-USUAL = ("model_dict", "state_dict", "model_state_dict", "model", "")
-"""Where pickles hold the weights of a network, the usual names first; "" is the file itself."""
+Place = tuple[str, ...]
+"""The keys that lead to a dictionary in a file; () is the file itself."""
+
+USUAL: list[Place] = [("model_dict",), ("state_dict",), ("model_state_dict",), ("model",), ()]
+"""Where pickles hold the weights of a network."""
 
 _MAX_DEPTH = 3
+_MAX_TENSORS = 100_000
 
 
 def save(path: str | Path, state: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
@@ -60,13 +64,13 @@ class Contents:
     """The tensors that a weight file holds, before they are read.
 
     entries: name -> shape of each tensor, for each dictionary of the file that holds tensors, by
-    its place there, such as "state_dict" or "teacher.backbone"; "" is the file itself. Segments
+    its place there, such as ("teacher", "backbone"); () is the file itself. Segments
     `_orig_mod`, which torch.compile puts into names, are left out. header: what `save` wrote, {}
     for other programs' files. Raises `InputError` for a file that is missing or damaged, holds no
     tensors, or, unless keeps_all, what weights do not need.
     """
 
-    entries: dict[str, dict[str, tuple[int, ...]]]
+    entries: dict[Place, dict[str, tuple[int, ...]]]
     header: dict[str, Any]
 
     def __init__(self, path: str | Path, keeps_all: bool = False) -> None:
@@ -106,15 +110,15 @@ class Contents:
                     f"{self.path} says that {shown(name)} is {shown(owner)}, which it does not hold"
                 )
             shapes[name] = shapes[owner]
-        self.entries = {"": shapes}
+        self.entries = {(): shapes}
 
-    def place(self, entry: str, name: str) -> Any:
+    def place(self, entry: Place, name: str) -> Any:
         """What is equal for two names of one tensor; None for a name that is not there."""
         if self._pickle is not None:
             return self._described[entry].get(name)
         return self._aliases.get(name, name if name in self.entries[entry] else None)
 
-    def load(self, entry: str) -> State:
+    def load(self, entry: Place) -> State:
         """All tensors of an entry by name, on the CPU; of two names of one tensor both."""
         if self._pickle is not None:
             return _materialised(self._pickle, self._described[entry])
@@ -133,7 +137,7 @@ class Contents:
         return self._pickle.foreign if self._pickle else set()
 
     @property
-    def main(self) -> str:
+    def main(self) -> Place:
         """The entry that holds the weights where nobody knows what of: by its name, or the largest.
 
         Optimisers keep as many tensors as networks have, under names of their own.
@@ -201,14 +205,14 @@ def opened(path: str | Path) -> Any:
     return stored.opened(path, "pt")
 
 
-def _dictionaries(pickle: pickles.Pickle) -> dict[str, dict[str, Any]]:
+def _dictionaries(pickle: pickles.Pickle) -> dict[Place, dict[str, Any]]:
     """The dictionaries of a pickle that hold tensors, by their place in it.
 
     Raises `InputError` if there are none.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[Place, dict[str, Any]] = {}
     seen: set[int] = set()
-    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), pickle.content)])
+    waiting: deque[tuple[Place, Any]] = deque([((), pickle.content)])
     while waiting:
         place, value = waiting.popleft()
         if not isinstance(value, dict) or id(value) in seen:
@@ -216,7 +220,7 @@ def _dictionaries(pickle: pickles.Pickle) -> dict[str, dict[str, Any]]:
         seen.add(id(value))
         if any(isinstance(v, pickles.Tensor) for v in value.values()):
             plain = stored.plain_names(value)
-            found[".".join(place)] = {plain[key]: v for key, v in value.items()}
+            found[place] = {plain[key]: v for key, v in value.items()}
         if len(place) < _MAX_DEPTH:
             waiting += (((*place, key), v) for key, v in value.items())
     if not found:
@@ -239,6 +243,8 @@ def _materialised(pickle: pickles.Pickle, values: Mapping[str, Any]) -> State:
     else, and for tensors that are more than what the file holds.
     """
     tensors = _tensors_of(values)
+    if len(tensors) > _MAX_TENSORS:
+        raise InputError(f"{pickle.path} holds {len(tensors):,} tensors, more than any network has")
     beside = int | float | str | dict | None
     for name, value in values.items():
         if name not in tensors and not isinstance(value, beside):

@@ -35,16 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     contents = weights.Contents(args.file, keeps_all=True)
     state = {} if args.only else contents.load(contents.main)
-    for entry, names in contents.entries.items():
-        under = f"{args.only}."
-        if args.only and any(f"{entry}.{name}".strip(".").startswith(under) for name in names):
-            whole = {f"{entry}.{n}".strip("."): t for n, t in contents.load(entry).items()}
-            state |= {n.removeprefix(under): t for n, t in whole.items() if n.startswith(under)}
+    for entry in contents.entries if args.only else ():
+        names = {name: ".".join([*entry, name]) for name in contents.entries[entry]}
+        if any(whole.startswith(f"{args.only}.") for whole in names.values()):
+            kept = {names[name]: tensor for name, tensor in contents.load(entry).items()}
+            start = f"{args.only}."
+            state |= {n[len(start) :]: t for n, t in kept.items() if n.startswith(start)}
     if not state:
-        raise InputError(
-            f"{args.file} holds no tensors under {args.only!r}; it has "
-            f"{', '.join(repr(shown(entry)) for entry in list(contents.entries)[:5])}"
-        )
+        places = [shown(".".join(entry)) for entry in contents.entries][:5]
+        raise InputError(f"{args.file} holds no tensors under {args.only!r}; it has {places}")
     weights.save(output, state, {})
     print(f"{output}: {len(state)} tensors of {args.file}")
     if contents.foreign:

@@ -167,9 +167,9 @@ def test_a_resnet_of_other_programs_fits_without_its_counters(tmp_path):
         assert torch.equal(tensor, kept[plain] if plain in kept else own[name])
 
 
-def test_long_names_of_many_parts_take_no_time(tmp_path, source):
-    odd = {"a." * 200_000 + "conv1.weight": torch.zeros(1), **prefixed(source, "x.")}
-    torch.save(odd, tmp_path / "w.pth")
+def test_names_of_many_parts_take_no_time(tmp_path, source):
+    odd = {f"{'a.' * 450}{i}.conv1.weight": torch.zeros(1) for i in range(1000)}
+    torch.save({**odd, **prefixed(source, "x.")}, tmp_path / "w.pth")
     assert digest(featurizer(str(tmp_path / "w.pth"))) == digest(source)
 
 
