@@ -93,13 +93,13 @@ class IIDAccuracySelectionMethod(SelectionMethod):
 
     @classmethod
     def run_acc(cls, run_records: Q) -> Acc | None:
-        """The best step, the earliest on ties."""
+        """The best step, the first recorded on ties."""
         records = get_test_records(run_records)
         if not len(records):
             return None
         env, accs = _test_env(records), []
         test_key = f"env{env}_in_acc"
-        for record in records.sorted("step"):
+        for record in records:
             val_acc = _out_acc_of_training_domains(record, env)
             if val_acc is not None and test_key in record:
                 accs.append({"val_acc": val_acc, "test_acc": record[test_key]})

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from domainbed import algorithms, datasets
+from domainbed.lib.doubts import distinct_args, mixed_protocols
 from domainbed.lib.query import Q
-from domainbed.lib.reporting import distinct_args, get_grouped_records, mixed_protocols
+from domainbed.lib.reporting import get_grouped_records
 from domainbed.model_selection import SelectionMethod
 from domainbed.registry import Registry
 

@@ -6,7 +6,6 @@ Cells are those of domainbed's tables of averages, in percent. Nothing here impo
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -36,21 +35,13 @@ def read(folders: Iterable[str | Path]) -> tuple[Q, list[str]]:
     Raises `InputError` when there is none.
     """
     folders = list(folders)
-    records: dict[tuple[str, int], Record] = {}
-    problems: list[str] = []
-    for folder in folders:
-        some, left_out = reporting.read_records(folder)
-        problems += left_out
-        for record in some:
-            identity = {k: v for k, v in record["args"].items() if k != "output_dir"}
-            records[json.dumps(identity, sort_keys=True), record["step"]] = record
+    records, problems = reporting.read_records(*folders, once=True)
     if not records:
         raise InputError(
             f"{', '.join(map(repr, map(str, folders)))} holds no records; expected run folders "
             "with results.jsonl, as `sweep launch --output_dir` makes them"
         )
-    problems += reporting.mixtures(list(records.values()))
-    return Q(records.values()), list(dict.fromkeys(problems))
+    return Q(records), problems
 
 
 def rescored(records: Q, score: str) -> Q:

@@ -7,13 +7,12 @@ import errno
 import itertools
 import json
 import logging
-import math
 import os
 import re
 import stat
 import textwrap
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from typing import Any
 import orjson
 
 from domainbed.lib.console import escape
+from domainbed.lib.doubts import Record, doubts, identity, is_full_data, unfinished
 from domainbed.lib.query import Q
 from domainbed.registry import InputError
 
 logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]
 
 _ARGS: dict[str, tuple[type, ...]] = {
     "dataset": (str,),
@@ -65,42 +63,69 @@ def load_records(path: str | Path) -> Q:
     return Q(records)
 
 
-def read_records(*paths: str | Path) -> tuple[list[Record], list[str]]:
+def read_records(*paths: str | Path, once: bool = False) -> tuple[list[Record], list[str]]:
     """Read all records of the run folders in `paths`; return them and problems, a line each.
 
+    once: of records that stand twice take the last one only; public DomainBed counts all.
     Control characters in texts are turned into escapes, so that a record can be printed. Raises
     `InputError` for a path that is no folder.
     """
     records: list[Record] = []
-    faults: list[str] = []
-    n_faulty, args, runs = 0, None, []
+    runs, faults = [], []
     for run in itertools.chain.from_iterable(map(_folders, paths)):
-        file = os.path.join(run, "results.jsonl")
-        try:
-            lines = read_lines(file)
-        except FileNotFoundError:  # a run that has not written yet
-            continue
-        except OSError as error:
-            faults.append(f"{file} cannot be read and is left out: {error.strerror or error}")
-            continue
-        runs.append(run)
-        reasons = []
-        for number, line in enumerate(lines, 1):
-            record = read_record(line, args)
-            if isinstance(record, str):
-                reasons.append(f"line {number}: {record}")
-            elif record is not None:
-                args = record["args"]
-                records.append(record)
-        if reasons:
-            n_faulty += 1
-            many = f"{len(reasons)} of {len(lines)} lines are damaged and left out"
-            if n_faulty <= _SHOWN:
-                faults.append(f"{file}: {many} ({reasons[0]})")
-    if n_faulty > _SHOWN:
-        faults.append(f"{n_faulty - _SHOWN} more files have damaged lines, which are left out")
-    faults = [escape(fault) for fault in faults]
-    return records, [*faults, *_unfinished(runs), *doubts(records)]
+        some, fault = read_run(run)
+        if some is not None:
+            runs.append(run)
+            records += some
+        faults += [fault] if fault else []
+    problems = [*shortened(faults), *unfinished(runs), *doubts(records, once)]
+    return (each_once(records) if once else records), problems
+
+
+def read_run(folder: str | Path) -> tuple[list[Record] | None, str]:
+    """Read the records of a run, None without a file that can be read, and say what is wrong.
+
+    The records share one object of args.
+    """
+    file = os.path.join(folder, "results.jsonl")
+    try:
+        lines = read_lines(file)
+    except FileNotFoundError:  # a run that has not written yet
+        return None, ""
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return None, escape(f"{file} cannot be read and is left out: {reason}")
+    records: list[Record] = []
+    reasons = []
+    for number, line in enumerate(lines, 1):
+        record = read_record(line, records[-1]["args"] if records else None)
+        if isinstance(record, str):
+            reasons.append(f"line {number}: {record}")
+        elif record is not None:
+            records.append(record)
+    if not reasons:
+        return records, ""
+    many = f"{len(reasons)} of {len(lines)} lines are damaged and left out"
+    return records, escape(f"{file}: {many} ({reasons[0]})")
+
+
+def shortened(faults: list[str]) -> list[str]:
+    """The first of many faults, and how many more there are."""
+    if n_more := len(faults[_SHOWN:]):
+        return [*faults[:_SHOWN], f"{n_more} more files are damaged, in whole or in part"]
+    return faults
+
+
+def each_once(records: Iterable[Record]) -> list[Record]:
+    """The records without those of which a later one is of the same run and step."""
+    names: dict[int, str] = {}
+    last: dict[tuple[str, int, bool], Record] = {}
+    for record in records:
+        args = record["args"]
+        if id(args) not in names:
+            names[id(args)] = identity(args)
+        last[names[id(args)], record["step"], is_full_data(record)] = record
+    return list(last.values())
 
 
 def _folders(path: str | Path) -> list[str]:
@@ -205,137 +230,6 @@ def _escaped(value: Any) -> Any:
 def _accuracies(keys: tuple[str, ...]) -> list[str]:
     """Those of a record's keys that name accuracies; all records of a run have the same keys."""
     return [key for key in keys if key.endswith("_acc")]
-
-
-def is_full_data(record: Record) -> bool:
-    """Whether a record is of train_autolr's second training, which holds nothing out."""
-    return "fd_env0_in_acc" in record  # all domains are measured, and the first one is always there
-
-
-def doubts(records: list[Record]) -> list[str]:
-    """Say what makes tables of these records doubtful, a line each."""
-    return [
-        *mixtures(records),
-        *_duplicates(records),
-        *_not_finite(records),
-        *_incomplete_trials(records),
-    ]
-
-
-def _rows(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records of runs with a test domain, by the table and row that they are in."""
-    rows: dict[str, list[Record]] = defaultdict(list)
-    names: dict[int, str] = {}
-    for record in records:
-        args = record["args"]
-        if id(args) not in names:
-            is_shown = any(env >= 0 for env in args["test_envs"])
-            names[id(args)] = f"{args['dataset']}, {args['algorithm']}" if is_shown else ""
-        if names[id(args)]:
-            rows[names[id(args)]].append(record)
-    return rows
-
-
-def identity(args: dict[str, Any]) -> str:
-    """Return what tells the args of two runs apart: all but where they were written."""
-    return json.dumps({k: v for k, v in args.items() if k != "output_dir"}, sort_keys=True)
-
-
-def _duplicates(records: list[Record]) -> list[str]:
-    found = []
-    for row, some in _rows(records).items():
-        runs = {id(r["args"]): r["args"] for r in some}
-        names = {key: identity(args) for key, args in runs.items()}
-        counts = Counter((names[id(r["args"])], r["step"], is_full_data(r)) for r in some)
-        if n := sum(count - 1 for count in counts.values()):
-            of = len({name for (name, *_), count in counts.items() if count > 1})
-            found.append(
-                f"{row}: {n} records stand twice, of {of} runs that were started anew or copied; "
-                "all are counted, as in public DomainBed"
-            )
-    return found
-
-
-def _not_finite(records: list[Record]) -> list[str]:
-    found = []
-    for row, some in _rows(records).items():
-        odd: dict[str, int] = {}
-        for record in some:
-            for key, value in record.items():
-                if type(value) is float and not math.isfinite(value):
-                    odd.setdefault(key, record["step"])
-        found += [f"{row}: {k} is not finite, first at step {step}" for k, step in odd.items()]
-    return found
-
-
-def _unfinished(runs: Iterable[str]) -> Iterator[str]:
-    """Count the folders with records whose runs failed, or did not end where others did."""
-    runs = list(runs)
-    has_done = {run: os.path.exists(os.path.join(run, "done")) for run in runs}
-    left = [run for run in runs if not has_done[run]]
-    failed = [run for run in left if os.path.exists(os.path.join(run, "failed"))]
-    others = [run for run in left if run not in failed] if any(has_done.values()) else []
-    for some, what in ((failed, "failed"), (others, "are not finished")):
-        if some:
-            yield (
-                f"{len(some)} of {len(runs)} runs {what}, such as {escape(some[0])}; "
-                "the records that they have are counted"
-            )
-
-
-def _incomplete_trials(records: list[Record]) -> list[str]:
-    """Trials that lack a test domain or a hparams seed that another trial has."""
-    found = []
-    for row, some in _rows(records).items():
-        runs: dict[int, set[tuple[tuple[int, ...], int]]] = defaultdict(set)
-        for args in distinct_args(some):
-            run = tuple(sorted(args["test_envs"])), args["hparams_seed"]
-            runs[args["trial_seed"]].add(run)
-        every = set().union(*runs.values())
-        short = {trial: len(every - has) for trial, has in sorted(runs.items()) if every - has}
-        n_products = len({envs for envs, _ in every}) * len({seed for _, seed in every})
-        if short or len(every) < n_products:
-            lacks = ", ".join(f"trial {trial} lacks {n} runs" for trial, n in short.items())
-            lacks = lacks or f"there are {len(every)} of {n_products} runs in each trial"
-            found.append(f"{row}: {lacks}; means are of what is there")
-    return found
-
-
-def mixtures(records: list[Record]) -> list[str]:
-    """What should not stand in one row: runs that differ in more than seeds and test domains.
-
-    Nor in one table: runs of different protocols. Runs without a test domain are in no table, so
-    they may differ.
-    """
-    seen: dict[tuple, set[str]] = defaultdict(set)
-    kinds = {(id(r["args"]), is_full_data(r)): r["args"] for r in records}
-    shown = {k: args for k, args in kinds.items() if any(env >= 0 for env in args["test_envs"])}
-    for (_, is_full), args in shown.items():
-        for key in ("holdout_fraction", "steps", "hparams"):
-            if key != "holdout_fraction" or not is_full:
-                seen[args["dataset"], args["algorithm"], key].add(json.dumps(args.get(key)))
-    problems = [
-        f"{dataset}, {algorithm}: runs with different --{key} are mixed: {', '.join(sorted(some))}"
-        for (dataset, algorithm, key), some in seen.items()
-        if len(some) > 1
-    ]
-    every = list(shown.values())
-    for dataset in dict.fromkeys(args["dataset"] for args in every):
-        if mixed := mixed_protocols(args for args in every if args["dataset"] == dataset):
-            problems.append(f"{dataset}: runs of different protocols are in one table: {mixed}")
-    return problems
-
-
-def distinct_args(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The args of records, once for all those that share them, as a run's that were read do."""
-    return list({id(record["args"]): record["args"] for record in records}.values())
-
-
-def mixed_protocols(every_args: Iterable[dict[str, Any]]) -> str:
-    """The protocols of runs, "" for a single one; public DomainBed's records name none."""
-    shown = [some for some in every_args if any(env >= 0 for env in some["test_envs"])]
-    names = {some.get("protocol") or "(none recorded)" for some in shown}
-    return ", ".join(sorted(names)) if len(names) > 1 else ""
 
 
 def get_grouped_records(records: Q) -> Q:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from domainbed import tables
+from domainbed.lib.doubts import distinct_args
 from domainbed.lib.query import Q
-from domainbed.lib.reporting import Record, distinct_args, read_records
+from domainbed.lib.reporting import Record, read_records
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, nearest
 from domainbed.scripts import lasting_objects, load_named_plugins, one_line

@@ -10,8 +10,8 @@ from domainbed import hparams_registry, tables
 from domainbed.algorithms import get_algorithm_class
 from domainbed.engine.autolr import Plateau, scale_learning_rates
 from domainbed.lib import weights
+from domainbed.lib.doubts import mixtures
 from domainbed.lib.query import Q
-from domainbed.lib.reporting import mixtures
 from domainbed.model_selection import SELECTIONS
 from domainbed.scripts import collect_results, list_top_hparams, train, train_autolr
 

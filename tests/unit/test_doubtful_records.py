@@ -111,7 +111,7 @@ def test_many_damaged_files_are_counted(tmp_path, capsys):
         write(tmp_path / str(i), record(trial_seed=i), "{")
     _, _, err = tables(tmp_path, capsys, "--selection", "iid")
     assert err.count("damaged and left out") == 3
-    assert "6 more files have damaged lines" in err
+    assert "6 more files are damaged" in err
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -190,3 +190,19 @@ def test_a_dataset_of_two_domains_is_not_told_to_hold_out_both(tmp_path, capsys)
     write(tmp_path / "a", pair)
     err = tables(tmp_path, capsys)[2]
     assert "of two domains that leaves none to train on" in err and "--single_test" not in err
+
+
+@pytest.mark.parametrize("key, value", [("seed", 7), ("foundation", "x"), ("data_dir", "/there")])
+def test_two_sweeps_in_one_folder_are_told_by_what_differs(tmp_path, capsys, key, value):
+    write(tmp_path / "a", record())
+    write(tmp_path / "b", record(**{key: value}))
+    code, _, err = tables(tmp_path, capsys)
+    assert code == 3 and f"and other arguments ({key}); they are taken for one run" in err
+
+
+def test_a_job_that_lies_in_two_folders_is_told(tmp_path, capsys):
+    for name in "xy":
+        write(tmp_path / name / "a", record(0, 0.5, output_dir=name))
+    assert collect_results.main(["--input_dir", *(str(tmp_path / name) for name in "xy")]) == 0
+    said = capsys.readouterr()
+    assert "Total records: 2" in said.out and "1 records stand twice, of 1 runs" in said.err

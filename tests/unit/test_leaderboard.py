@@ -240,8 +240,27 @@ def test_two_sweeps_side_by_side(sweep, tmp_path, capsys):
 
 
 def test_a_sweep_given_twice_counts_once(sweep):
-    once, twice = leaderboard.read([sweep])[0], leaderboard.read([sweep, sweep])[0]
+    (once, problems), (twice, told) = leaderboard.read([sweep]), leaderboard.read([sweep, sweep])
     assert len(once) == len(twice) == 48
+    assert problems == [] and len(told) == 3 and all("the last of each counts" in t for t in told)
+
+
+def test_what_is_incomplete_is_told_of_all_folders_together(tmp_path):
+    for trial, n_envs in ((0, 4), (1, 3)):
+        for env in range(n_envs):
+            some = [record(0, [(0.5, 0.5)] * 4, trial_seed=trial, test_envs=[env])]
+            write_run(tmp_path / str(trial) / str(env), some)
+        assert leaderboard.read([tmp_path / str(trial)])[1] == []
+    _, (problem,) = leaderboard.read([tmp_path / "0", tmp_path / "1"])
+    assert "RotatedDigits, ERM: trial 1 lacks 1 runs" in problem
+
+
+def test_both_trainings_of_train_autolr_count(tmp_path):
+    first = record(100, [(0.5, 0.5)] * 4)
+    second = {**first, **{f"fd_{key}": 0.7 for key in first if key.endswith("_acc")}}
+    write_run(tmp_path / "a", [first, second])
+    (sheet,) = leaderboard.measured(leaderboard.read([tmp_path])[0], ["iid_autolr"])
+    assert texts(sheet)["ERM"][0] == "70.0"
 
 
 def test_leave_one_out_without_its_runs_says_why(sweep, capsys):

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from domainbed import tables
+from domainbed.lib.doubts import mixtures
 from domainbed.lib.query import Q
-from domainbed.lib.reporting import mixtures
 from domainbed.model_selection import SELECTIONS
 from domainbed.protocols import PROTOCOLS
 from domainbed.scripts import collect_results, train

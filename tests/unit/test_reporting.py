@@ -78,11 +78,11 @@ def test_records_written_twice_are_all_kept_and_told(tmp_path):
 
 def test_folders_are_read_in_sorted_order_and_empty_ones_passed_over(tmp_path):
     for name in ("b", "a", "c"):
-        write(tmp_path / name, record(0, seed=ord(name)))
+        write(tmp_path / name, record(0, hparams_seed=ord(name)))
     (tmp_path / "queued").mkdir()
     (tmp_path / "sweep.log").write_text("not a run")
     records, problems = read_records(tmp_path)
-    assert [r["args"]["seed"] for r in records] == [97, 98, 99] and problems == []
+    assert [r["args"]["hparams_seed"] for r in records] == [97, 98, 99] and problems == []
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
