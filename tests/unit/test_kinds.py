@@ -116,7 +116,7 @@ def test_torchscript_is_told(tmp_path):
 
 def test_a_pickled_network_says_what_to_save(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pt")
-    with pytest.raises(InputError, match=r"torch.nn.modules.linear.Linear"):
+    with pytest.raises(InputError, match=r"torch.nn.modules.linear.Linear.*save net.state_dict"):
         weights.read(tmp_path / "w.pt")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from domainbed.lib import pickles, weights
+from domainbed.lib import opcodes, weights
 from domainbed.lib.console import escape
 from domainbed.registry import InputError
 from domainbed.scripts import keep_tensors
@@ -213,7 +213,7 @@ BOMBS = {
 @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "raw"])
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_a_pickle_claims_takes_no_memory(tmp_path, name, is_zip, monkeypatch):
-    monkeypatch.setattr(pickles, "MAX_OPCODES", 9_000)
+    monkeypatch.setattr(opcodes, "MAX_OPCODES", 9_000)
     path, content = tmp_path / "b.pt", small(BOMBS[name])
     if is_zip:
         torch.save({"a": torch.zeros(1)}, tmp_path / "plain")
