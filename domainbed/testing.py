@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from domainbed.datasets.base import evaluation_view
+from domainbed.datasets.checking import contradiction, sample_fault
 from domainbed.engine import rng
 from domainbed.engine.splits import labels
 
@@ -145,13 +146,10 @@ def check_dataset(
         return cls(data_dir, [0], dict(hparams or {"data_augmentation": True}))
 
     dataset, twin = build(), build()
-    assert len(dataset) == len(names), f"{len(dataset)} environments, but {len(names)} names"
-    assert type(dataset.num_classes) is int and dataset.num_classes > 0, (
-        f"num_classes is {dataset.num_classes!r}; expected an int above 0"
-    )
+    fault = contradiction(dataset, names)
+    assert fault is None, fault
     for env, name in enumerate(names):
         n = len(dataset[env])
-        assert n > 0, f"environment {name!r} is empty"
         keys = sorted({i * (n - 1) // max(n_samples - 1, 1) for i in range(n_samples)})
         samples = _samples(dataset[env], keys, seed=0)
         for key, (x, y) in zip(keys, samples):
@@ -168,17 +166,9 @@ def _samples(environment: Any, keys: Sequence[int], seed: int) -> list[tuple[tor
 
 
 def _check_sample(x: Any, y: Any, dataset: Any, what: str) -> None:
-    shape = tuple(dataset.input_shape)
-    assert isinstance(x, torch.Tensor) and x.dtype == torch.float32 and x.shape == shape, (
-        f"x of {what} is {x.dtype} {tuple(x.shape)}; expected torch.float32 {shape}"
-        if isinstance(x, torch.Tensor)
-        else f"x of {what} is a {type(x).__name__}; expected a tensor"
-    )
+    fault = sample_fault(x, y, dataset)
+    assert fault is None, f"in {what}, {fault}"
     assert x.isfinite().all(), f"x of {what} has entries that are not finite"
-    is_whole = type(y) is int or (isinstance(y, torch.Tensor) and y.dtype == torch.int64)
-    assert is_whole and 0 <= int(y) < dataset.num_classes, (
-        f"y of {what} is {y!r}; expected an int from 0 to {dataset.num_classes - 1}"
-    )
 
 
 def _check_alike(samples: Sequence, others: Sequence, what: str) -> None:

@@ -45,7 +45,7 @@ DOMAINS = {
 def write_images(
     root: Path, domains: list[str], classes=("cat", "dog"), n: int = 20, size: int = 64
 ) -> None:
-    """A folder of domains x classes of n PNGs; the class shows as a bright quadrant."""
+    """A folder of domains x classes of n PNGs; the class shows in a bright quadrant."""
     rng = np.random.RandomState(0)
     for d, domain in enumerate(domains):
         for c, name in enumerate(classes):
@@ -55,17 +55,19 @@ def write_images(
                 pixels = rng.randint(0, 120, (size, size, 3), dtype=np.uint8)
                 pixels[:, :, d % 3] += 40
                 half = size // 2
-                x, y = (c % 2) * half, (c // 2) * half
+                x, y = (c % 2) * half, (c // 2) * half % size
                 pixels[y : y + half, x : x + half] += 90
                 Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """A data_dir with tiny PACS, VLCS, OfficeHome and TerraIncognita folders."""
+    """A data_dir with PACS, VLCS, OfficeHome and TerraIncognita of few tiny images."""
+    from domainbed.datasets.published import CLASSES
+
     data_dir = tmp_path_factory.mktemp("photos")
-    for folder, domains in DOMAINS.values():
-        write_images(data_dir / folder, domains)
+    for name, (folder, domains) in DOMAINS.items():
+        write_images(data_dir / folder, domains, CLASSES[name], n=max(1, 40 // len(CLASSES[name])))
     return data_dir
 
 

@@ -17,22 +17,10 @@ from typing import Any
 
 from domainbed.datasets.image_folder import letters
 from domainbed.datasets.images import abridged, is_image
+from domainbed.datasets.published import CLASSES
 from domainbed.registry import InputError
 
 logger = logging.getLogger(__name__)
-
-TERRA_CLASSES = (
-    "bird",
-    "bobcat",
-    "cat",
-    "coyote",
-    "dog",
-    "empty",
-    "opossum",
-    "rabbit",
-    "raccoon",
-    "squirrel",
-)
 
 
 def domains(cls: Any, unpacked: Path, data_dir: Path) -> None:
@@ -103,7 +91,7 @@ def terra_incognita(cls: Any, unpacked: Path, data_dir: Path) -> None:
     arranged = unpacked / ".arranged"
     missing = set()
     for file, location, name in sorted(pairs):
-        if f"location_{location}" not in cls.DOMAINS or name not in TERRA_CLASSES:
+        if f"location_{location}" not in cls.DOMAINS or name not in CLASSES[cls.__name__]:
             continue
         if file not in images:
             missing.add(file)

@@ -21,32 +21,13 @@ from tqdm import tqdm
 from domainbed import datasets
 from domainbed.datasets import image_files
 from domainbed.datasets.images import Listing, abridged
+from domainbed.datasets.published import (  # noqa: F401, for whoever adds a dataset's facts
+    COUNTS,
+    N_CLASSES,
+    class_fault,
+    count_fault,
+)
 from domainbed.registry import InputError
-
-_SPAWRIOUS = (25_344, 12_672, 12_672)
-
-COUNTS: dict[str, dict[str, tuple[int, ...]]] = {
-    "VLCS": {"": (1_415, 2_656, 3_282, 3_376)},
-    "PACS": {"": (2_048, 2_344, 1_670, 3_929)},
-    "OfficeHome": {"": (2_427, 4_365, 4_439, 4_357)},
-    "TerraIncognita": {
-        "in the papers": (4_879, 9_767, 4_020, 6_122),
-        "as served today": (4_741, 9_736, 3_970, 5_883),
-    },
-    "DomainNet": {"": (48_129, 51_605, 72_266, 172_500, 172_947, 69_128)},
-    "WILDSCamelyon": {"": (59_436, 34_904, 85_054, 129_838, 146_722)},
-    **{name: {"": _SPAWRIOUS} for name in datasets.DATASETS if name.startswith("Spawrious")},
-}
-"""Images of each environment; some datasets are about in two versions."""
-
-N_CLASSES = {
-    "VLCS": 5,
-    "PACS": 7,
-    "OfficeHome": 65,
-    "TerraIncognita": 10,
-    "DomainNet": 345,
-    "SVIRO": 7,
-}
 
 WITH_DUPLICATES = ("DomainNet",)
 """Datasets whose archives hold images more than once."""
@@ -119,20 +100,8 @@ def _compare(found: Diagnosis, listing: Listing, names: Sequence[str]) -> None:
     match = [label for label, version in versions.items() if version == counts]
     version = f", the version {match[0]}" if match and match[0] else ""
     found.lines.append(f"{sum(counts):,} images of {len(listing.classes)} classes{version}")
-    if versions and not match:
-        totals = " or ".join(f"{sum(version):,}" for version in versions.values())
-        wrong = [
-            name
-            for env, name in enumerate(names)
-            if all(version[env] != counts[env] for version in versions.values())
-        ]
-        which = ", ".join(wrong) or "the domains, which are of different versions"
-        found.faults.append(f"{sum(counts):,} images, expected {totals}; look at {which}")
-    if N_CLASSES.get(found.name, len(listing.classes)) != len(listing.classes):
-        found.faults.append(
-            f"{len(listing.classes)} classes, expected {N_CLASSES[found.name]}: "
-            f"{abridged(listing.classes, most=10)}"
-        )
+    faults = (count_fault(found.name, names, counts), class_fault(found.name, listing.classes))
+    found.faults += [fault for fault in faults if fault]
     if listing.strays:
         names = [os.path.relpath(path, listing.folder) for path in listing.strays]
         found.lines.append(f"ignored, as no image of a class: {abridged(names)}")

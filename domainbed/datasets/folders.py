@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from domainbed.datasets.image_files import kind_of
@@ -38,7 +39,30 @@ def _is(asked: Callable[[], bool]) -> bool:
 def subfolders(folder: str | Path, home: str | Path) -> list[Path]:
     """The folders in a folder that are not hidden, sorted by name."""
     found = entries(folder, home)
-    return [Path(e.path) for e in found if e.is_dir() and not e.name.startswith(".")]
+    return [Path(e.path) for e in found if e.is_dir() and not is_hidden(e.name)]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not for people: of an operating system, an editor, a server."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def plain(name: str) -> str:
+    """A name in one Unicode form: file systems and archives keep accents in several."""
+    return unicodedata.normalize("NFC", name)
+
+
+def by_plain_name(folders: Iterable[Path]) -> dict[str, Path]:
+    """Folders by `plain` names; raises `InputError` for two that look the same."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        twin = found.setdefault(plain(folder.name), folder)
+        if twin is not folder:
+            raise InputError(
+                f"{str(folder)!r} is there twice: names {twin.name!a} and "
+                f"{folder.name!a} differ only in their Unicode form; merge the folders"
+            )
+    return found
 
 
 def walk(top: str | Path, home: str | Path) -> list[tuple[str, list[str]]]:
@@ -61,3 +85,9 @@ def _check_link(path: str, home: str | Path) -> None:
         )
     if os.path.realpath(os.path.dirname(path)).startswith(real):
         raise InputError(f"{path} is a link to a folder that it is in; remove it")
+
+
+def abridged(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    """The first few items in a line, and how many there are in all."""
+    more = [f"... ({len(items)} in all)"] if len(items) > most else []
+    return separator.join([*items[:most], *more])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from domainbed.datasets.folders import entries, subfolders, walk
+from domainbed.datasets.folders import by_plain_name, entries, plain, subfolders, walk
 from domainbed.datasets.images import ImageDataset, Listing, abridged, has_image, is_image
 from domainbed.registry import InputError
 
@@ -89,19 +89,6 @@ class DomainNet(ImageFolders):
     N_IMAGES = 586_575
     """Without the 9,431 duplicates of the archives."""
 
-    def __init__(
-        self, root: str | Path | None, test_envs: Sequence[int], hparams: Mapping[str, Any]
-    ) -> None:
-        super().__init__(root, test_envs, hparams)
-        n = sum(len(environment) for environment in self.datasets)
-        if n > self.N_IMAGES:
-            logger.warning(
-                "DomainNet has %d images, expected %d: results are comparable only without the "
-                "duplicates of its archives",
-                n,
-                self.N_IMAGES,
-            )
-
     @staticmethod
     def hparam_space() -> list[HParam]:
         """Smaller batches than elsewhere."""
@@ -128,11 +115,12 @@ def from_folder(name: str, data_dir: str | Path) -> type[ImageFolders]:
     Raises `InputError` if none of them holds classes of images.
     """
     folder = Path(data_dir) / name
-    domains = tuple(d.name for d in subfolders(folder, folder) if classes_of(d))
-    if not domains:
+    found = by_plain_name(d for d in subfolders(folder, folder) if classes_of(d))
+    if not found:
         raise InputError(
             f"{folder} has no folder of images two levels down; expected <domain>/<class>/<image>"
         )
+    domains = tuple(domain.name for domain in found.values())
     fields = {"ENVIRONMENTS": domains, "DOMAINS": domains, "FOLDER": name, "__module__": __name__}
     return type(name, (ImageFolders,), {"__doc__": f"The images in {folder}.", **fields})
 
@@ -144,33 +132,55 @@ def match_domains(folder: Path, expected: Sequence[str], names: Sequence[str]) -
     environments, these are taken in sorted order, with a warning. Raises `InputError` otherwise.
     """
     found = subfolders(folder, folder)
-    by_name = {f.name: f for f in found}
-    taken = {by_name[e] for e in expected if e in by_name}
+    by_name = by_plain_name(found)
+    taken = {by_name[plain(e)] for e in expected if plain(e) in by_name}
     free = [f for f in found if f not in taken and classes_of(f)]
-    matched = [by_name.get(e) or _starting_with(n, free) for e, n in zip(expected, names)]
+    matched = [by_name.get(plain(e)) or _starting_with(n, free) for e, n in zip(expected, names)]
     there = [folder for folder in matched if folder]
     if len(set(there)) == len(matched):
         return there
-    if not any(matched) and len(free) == len(names):
+    deeper = _where(folder, expected)
+    if not any(matched) and not deeper and len(free) == len(names):
         pairs = ", ".join(f"{f.name} as {n}" for f, n in zip(free, names))
         logger.warning("No folder of %s has an expected name; taking %s", folder, pairs)
         return free
+    hint = f" Folders of these names are in {abridged(deeper)}." if deeper else ""
     raise InputError(
         f"The domains of {folder} are not as expected: found folders "
-        f"{', '.join(by_name) or 'none'}; expected {', '.join(expected)}. Rename or add folders"
+        f"{', '.join(by_name) or 'none'}; expected {', '.join(expected)}.{hint} Move, rename "
+        "or add folders, so that there are <domain>/<class>/<image>"
     )
 
 
+def _where(folder: Path, names: Sequence[str]) -> list[str]:
+    """Folders up to two levels down that hold one of every name, relative to `folder`."""
+    inside = subfolders(folder, folder)
+    inside += [grandchild for child in inside for grandchild in subfolders(child, folder)]
+    wanted = {letters(name) for name in names}
+    return [
+        str(each.relative_to(folder))
+        for each in inside
+        if wanted <= {letters(child.name) for child in subfolders(each, folder)}
+    ]
+
+
 def common_classes(domains: Sequence[Path]) -> list[str]:
-    """The sorted classes of all domains; raises `InputError` with the difference if they differ."""
+    """The classes of all domains, as the first one spells them, sorted.
+
+    Names count as the same in any Unicode form. Raises `InputError` with the difference if domains
+    differ, and where folders of splits seem to stand in the place of classes.
+    """
     classes = {domain: classes_of(domain) for domain in domains}
-    every = sorted(set().union(*classes.values()))
+    every: dict[str, str] = {}
+    for found in classes.values():
+        every = {**{key: folder.name for key, folder in found.items()}, **every}
     if not every:
         raise InputError(f"{domains[0].parent} has no images; expected <domain>/<class>/<image>")
+    _check_depth([folder for found in classes.values() for folder in found.values()])
     faults = []
-    for name in every:
-        have = [d.name for d in domains if name in classes[d]]
-        lack = [d.name for d in domains if name not in classes[d]]
+    for key, name in sorted(every.items(), key=lambda item: item[1]):
+        have = [d.name for d in domains if key in classes[d]]
+        lack = [d.name for d in domains if key not in classes[d]]
         if lack:
             few = len(have) < len(lack)
             faults.append(
@@ -181,28 +191,67 @@ def common_classes(domains: Sequence[Path]) -> list[str]:
             f"The classes of {domains[0].parent} differ between domains: "
             f"{abridged(faults, '; ', 10)}. Give each domain a folder with images for each class"
         )
-    return every
+    return sorted(every.values())
 
 
-def classes_of(domain: Path) -> list[str]:
-    """The names of the folders with images in a domain, sorted."""
+def classes_of(domain: Path) -> dict[str, Path]:
+    """The folders with images in a domain by `plain` names, sorted."""
     found = subfolders(domain, domain.parent)
-    return [folder.name for folder in found if has_image(folder, domain.parent)]
+    return by_plain_name(folder for folder in found if has_image(folder, domain.parent))
+
+
+# fmt: off
+SPLITS = {
+    "all", "crossval", "crossvalidation", "dev", "eval", "evaluation", "full", "holdout", "test",
+    "testing", "testset", "train", "training", "trainset", "trainval", "unlabeled", "unlabelled",
+    "val", "valid", "validation", "valset",
+}
+# fmt: on
+"""What folders of splits are called, by letters and digits."""
+
+
+def _check_depth(classes: Sequence[Path]) -> None:
+    """Raise `InputError` if folders of splits, or of domains, are in the place of classes."""
+    inside: dict[str, set[str]] = {}
+    for folder in classes:
+        home = folder.parents[1]
+        if any(not entry.is_dir() and is_image(entry.name) for entry in entries(folder, home)):
+            return  # images where they should be
+        names = inside.setdefault(plain(folder.name), set())
+        names.update(classes_of(folder))
+    every, common = set().union(*inside.values()), set.intersection(*inside.values())
+    are_splits = _are_splits(inside)
+    if are_splits or (len(common) > 1 and 2 * len(common) >= len(every) and not _are_splits(every)):
+        kind = "splits" if are_splits else "another level of folders"
+        raise InputError(
+            f"The folders {abridged(sorted(inside))} in {classes[0].parent} would be classes, but "
+            f"look like {kind}: they hold no images but folders "
+            f"{abridged(sorted(every))}. Move these one level up, merging those of one name; "
+            "expected <domain>/<class>/<image>"
+        )
+
+
+def _are_splits(names: Iterable[str]) -> bool:
+    return all(letters(name) in SPLITS for name in names)
 
 
 def _samples(domain: Path, classes: list[str], strays: list[str]) -> list[tuple[str, int]]:
     """The (path, label) of all images of a domain; whatever else is there is added to `strays`."""
-    strays += [e.path for e in entries(domain, domain.parent) if e.name not in classes]
+    labels = {plain(name): label for label, name in enumerate(classes)}
     samples = []
-    for label, name in enumerate(classes):
-        for folder, files in walk(domain / name, domain.parent):
+    for entry in entries(domain, domain.parent):
+        label = labels.get(plain(entry.name)) if entry.is_dir() else None
+        if label is None:
+            strays.append(entry.path)
+            continue
+        for folder, files in walk(entry.path, domain.parent):
             for file in files:
                 path = os.path.join(folder, file)
                 if is_image(os.path.relpath(path, domain)):
                     samples.append((path, label))
                 else:
                     strays.append(path)
-    return samples
+    return sorted(samples, key=lambda sample: sample[1])
 
 
 def _starting_with(name: str, folders: Sequence[Path]) -> Path | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from domainbed.datasets import image_cache
 from domainbed.datasets.base import MultipleDomainDataset, require_data_dir
 from domainbed.datasets.decoding import Files, Resized, Source, Stores, in_memory_if_small
-from domainbed.datasets.folders import walk
+from domainbed.datasets.folders import abridged, is_hidden, walk
 from domainbed.registry import InputError
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ class ImageEnvironment:
 
 def is_image(path: str) -> bool:
     """Whether a relative path is by its name an image, and nothing on the way is hidden."""
-    hidden = any(part.startswith(".") for part in Path(path).parts)
-    return path.lower().endswith(EXTENSIONS) and not hidden
+    return path.lower().endswith(EXTENSIONS) and not any(map(is_hidden, Path(path).parts))
 
 
 def has_image(folder: Path, home: Path) -> bool:
@@ -173,9 +172,3 @@ def has_image(folder: Path, home: Path) -> bool:
         for parent, files in walk(folder, home)
         for file in files
     )
-
-
-def abridged(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:
-    """The first few items in a line, and how many there are in all."""
-    more = [f"... ({len(items)} in all)"] if len(items) > most else []
-    return separator.join([*items[:most], *more])

@@ -11,6 +11,7 @@ import torch
 
 from domainbed import __version__, algorithms, datasets, hparams_registry, protocols
 from domainbed.datasets.base import evaluation_view
+from domainbed.datasets.checking import check_before_training
 from domainbed.engine import precision, rng
 from domainbed.engine.checkpoint import State
 from domainbed.engine.evaluator import Evaluator, acc_key
@@ -45,9 +46,10 @@ def _dataset(name: str, data_dir: str | None, test_envs: tuple[int, ...], hparam
     """A dataset, kept in memory for the next run of this process that asks for the same."""
     with rng.preserved():
         rng.seed_cpu(seed)
-        return datasets.make(
-            name, data_dir, list(test_envs), hparams_registry.parse_overrides(hparams)
-        )
+        overrides = hparams_registry.parse_overrides(hparams)
+        dataset = datasets.make(name, data_dir, list(test_envs), overrides)
+        check_before_training(name, dataset, datasets.environments(name, data_dir))
+    return dataset
 
 
 def hparams_of(options: Options) -> dict[str, Any]:

@@ -60,10 +60,11 @@ def test_digits_are_deterministic_images_in_range(name):
 
 def test_folders_have_domains_in_order_and_labels_by_class(photos):
     pacs = datasets.make("PACS", str(photos), [0], PLAIN)
-    assert (len(pacs), pacs.input_shape, pacs.num_classes) == (4, (3, 32, 32), 2)
+    assert (len(pacs), pacs.input_shape, pacs.num_classes) == (4, (3, 32, 32), 7)
     x, y = pacs[0][0]
     assert x.shape == (3, 32, 32) and x.dtype == torch.float32 and y == 0
-    assert sum(pacs[1].targets) == len(pacs[1]) / 2
+    n = len(pacs[1]) // 7
+    assert pacs[1].targets == [label for label in range(7) for _ in range(n)]
 
 
 def test_training_domains_are_augmented_and_their_evaluation_is_not(photos):

@@ -186,7 +186,7 @@ def test_contact_sheets_show_images_and_their_augmentation(photos, tmp_path, cap
     cell, label = contact_sheets.CELL, contact_sheets.LABEL
     assert sheet.shape == (label + 2 * (cell + 4), 3 * (cell + 4), 3)
     above, below = sheet[label : label + cell], sheet[label + cell + 4 : -4]
-    source = Image.open(photos / "PACS" / "photo" / "cat" / "0.png").resize((cell, cell))
+    source = Image.open(photos / "PACS" / "photo" / "dog" / "0.png").resize((cell, cell))
     assert np.abs(above[:, :cell].astype(int) - np.asarray(source)).mean() < 8
     assert np.abs(above.astype(int) - below).mean() > 8
 
