@@ -16,7 +16,14 @@ from typing import Any
 
 from domainbed import datasets
 from domainbed.datasets import arranging
-from domainbed.datasets.fetching import DeadLinkError, File, Link, fetch, unpack
+from domainbed.datasets.fetching import (
+    DeadLinkError,
+    File,
+    Link,
+    WritingError,
+    fetch,
+    unpack,
+)
 from domainbed.registry import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -241,18 +248,32 @@ def _install(name: str, recipe: Recipe, archives: Sequence[Path], data_dir: Path
         for archive in archives:
             try:
                 unpack(archive, unpacked)
+            except WritingError:
+                raise
             except InputError:
-                if archive.parent == folder:  # a damaged download, not the user's file
-                    archive.unlink()
+                if archive.parent == folder and archive.is_file():  # a damaged download, not the
+                    archive.unlink()  # user's file
                 raise
         for file in recipe.extras:
             _fetch_extra(file, folder, unpacked)
-        recipe.arrange(datasets.get_dataset_class(name), unpacked, data_dir)
+        _arrange(name, recipe, unpacked, data_dir)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
         _remove_if_empty(folder)
         _remove_if_empty(folder.parent)
     datasets.check(name, data_dir)
+
+
+def _arrange(name: str, recipe: Recipe, unpacked: Path, data_dir: Path) -> None:
+    try:
+        recipe.arrange(datasets.get_dataset_class(name), unpacked, data_dir)
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"What the archives of {name} hold is not as expected ({type(error).__name__}: "
+            f"{error}); give the authors' archives"
+        ) from error
 
 
 def _remove_if_empty(folder: Path) -> None:

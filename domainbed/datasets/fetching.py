@@ -7,9 +7,11 @@ import gzip
 import hashlib
 import http.client
 import logging
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import time
 import zipfile
@@ -37,9 +39,19 @@ _BROKEN = (
     tarfile.TarError,
     zlib.error,
     gzip.BadGzipFile,
+    lzma.LZMAError,
+    struct.error,
     EOFError,
+    LookupError,
+    OverflowError,
+    OSError,  # bz2's
     RuntimeError,  # a zip with a password or an unknown compression
+    ValueError,
 )
+
+
+class WritingError(InputError):
+    """A member that the operating system does not write; the archive may be sound."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +176,8 @@ def unpack(archive: Path, folder: Path) -> None:
     Links and device files are left out, with a warning. Raises `InputError`, before anything is
     written there, for a member outside of `folder`, and for a damaged or unknown archive.
     """
+    if not archive.is_file():
+        raise InputError(f"{archive} is no file; give a zip, tar or gz file")
     links = []
     try:
         with tqdm(_members(archive), desc=archive.name, unit="file", disable=None) as members:
@@ -173,15 +187,36 @@ def unpack(archive: Path, folder: Path) -> None:
                 if source is None:
                     links.append(name)
                 elif "__MACOSX" not in target.parts:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with source, open(target, "wb") as file:
-                        shutil.copyfileobj(source, file, _CHUNK)
+                    with source:
+                        _write(source, target, name, archive)
+    except InputError:
+        raise
     except _BROKEN as error:
         raise InputError(
             f"{archive} cannot be unpacked ({type(error).__name__}: {error}); fetch it again"
         ) from error
     if links:
         logger.warning("Left out %d links of %s, such as %s", len(links), archive, links[0])
+
+
+def _write(source: IO[bytes] | gzip.GzipFile, target: Path, name: str, archive: Path) -> None:
+    """Write a member; raises `WritingError` that names it for whatever the system refuses."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "wb") as file:
+            shutil.copyfileobj(source, file, _CHUNK)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # of what reads
+        reason = getattr(error, "strerror", None) or error
+        raise WritingError(
+            f"{archive} holds {_short(name)}, which cannot be written ({reason}); make room, or "
+            "use another archive"
+        ) from error
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) < 80 else f"{name[:60]}...{name[-15:]}")
 
 
 def _members(archive: Path) -> Iterator[Member]:
@@ -192,6 +227,8 @@ def _members(archive: Path) -> Iterator[Member]:
                 if not member.isdir():
                     opened = functools.partial(tar.extractfile, member)
                     yield member.name, opened if member.isfile() else _nothing
+            while tar.fileobj is not None and tar.fileobj.read(_CHUNK):
+                pass  # to the checksum behind the end
     elif zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
@@ -214,7 +251,11 @@ def _inside(name: str, folder: Path, archive: Path) -> Path:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in name.split("/")[0]:
         raise InputError(
-            f"{archive} holds {name!r}, which would be written outside of its folder; "
+            f"{archive} holds {_short(name)}, which would be written outside of its folder; "
             "do not use this archive"
+        )
+    if not path.parts:
+        raise InputError(
+            f"{archive} holds a file named {name!r}, which is no name; use another archive"
         )
     return folder.joinpath(*path.parts)

@@ -388,3 +388,119 @@ def test_every_dataset_of_files_has_a_recipe():
     assert needed == set(archives.RECIPES)
     for recipe in archives.RECIPES.values():
         assert recipe.files and all(file.links for file in recipe.files)
+
+
+LONG = "x" * 300
+CONTRADICTORY = {
+    "a file, then a folder": (["a", "a/b.png"], "'a/b.png'"),
+    "a folder, then a file": (["a/b.png", "a"], "'a'"),
+    "a file below a file": (["a/b", "a/b/c/d"], "'a/b/c/d'"),
+    "no name": (["a", "./."], "'./.'"),
+    "nothing": (["a", "."], "'.'"),
+    "a long name": (["a", LONG], "xxx"),
+    "a long folder": (["a", f"{LONG}/b"], "xxx"),
+    "a path without end": (["a", "/".join(["deep"] * 2000)], "deep/deep"),
+}
+
+
+def packed(names, path):
+    """An archive with a file of each name."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as file:
+            for name in names:
+                file.writestr(name, b"content")
+    else:
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as file:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = 7
+                file.addfile(member, io.BytesIO(b"content"))
+    return path
+
+
+@pytest.mark.parametrize("kind", CONTRADICTORY)
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_a_member_that_cannot_be_written_is_named(kind, suffix, tmp_path, capsys):
+    names, told = CONTRADICTORY[kind]
+    path = packed(names, tmp_path / f"bad.{suffix}")
+    with pytest.raises(InputError) as error:
+        fetching.unpack(path, tmp_path / "in")
+    line = str(error.value)
+    assert told in line and str(path) in line and "\n" not in line and len(line) < 500
+    arguments = ["--data_dir", str(tmp_path / "data"), "--dataset", "PACS", "--archive", str(path)]
+    assert download.main(arguments) == 2
+    assert told in capsys.readouterr().err
+    assert path.is_file() and list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "nul\0byte", "\udc80\udcff/\udc80"])
+def test_odd_names_in_tars_are_written_inside_or_told(name, tmp_path):
+    path = tmp_path / "bad.tar"
+    try:
+        packed(["a", name], path)
+    except (ValueError, UnicodeError):
+        pytest.skip("no such archive can be made here")
+    try:
+        fetching.unpack(path, tmp_path / "in")
+    except InputError as error:
+        assert str(path) in str(error)
+    inside = {p.resolve() for p in (tmp_path / "in").rglob("*")}
+    assert all(p.is_relative_to((tmp_path / "in").resolve()) for p in inside)
+
+
+def test_a_folder_is_no_archive(tmp_path, capsys):
+    folder = tmp_path / "PACS.zip"
+    folder.mkdir()
+    with pytest.raises(InputError, match="is no file"):
+        fetching.unpack(folder, tmp_path / "in")
+    words = ["--data_dir", str(tmp_path / "d"), "--dataset", "PACS", "--archive", str(folder)]
+    assert download.main(words) == 2
+    assert "PACS.zip" in capsys.readouterr().err and folder.is_dir()
+
+
+@pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damage_in_any_compression_is_told(mode, damage, tmp_path):
+    (tmp_path / "noise").write_bytes(CONTENT)
+    path = tmp_path / f"bad.tar.{mode}"
+    with tarfile.open(path, f"w:{mode}") as file:
+        file.add(tmp_path / "noise", "noise")
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 3] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"bad.* (cannot be unpacked|is no zip)"):
+        fetching.unpack(path, tmp_path / "in")
+
+
+def test_a_full_disk_keeps_the_download(server, pacs_zip, tmp_path, monkeypatch):
+    server.files["/pacs.zip"] = pacs_zip.read_bytes()
+    recipe = Recipe("http://page", (file_at(server, "/pacs.zip"),))
+    monkeypatch.setitem(archives.RECIPES, "PACS", recipe)
+
+    def full(source, file, length):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching.shutil, "copyfileobj", full)
+        with pytest.raises(InputError, match="No space left"):
+            archives.download("PACS", tmp_path / "data")
+    n = len(server.ranges)
+    archives.download("PACS", tmp_path / "data")
+    assert len(server.ranges) == n
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b'{"images": 1}', b"3", b"null"])
+def test_annotations_of_another_kind_are_told(content, tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.json", content)
+    with pytest.raises(InputError):
+        archives.install("TerraIncognita", tmp_path / "data", [path])
+    whole = {"images": [{"id": 1}], "annotations": [{"image_id": 1}], "categories": [{}]}
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.json", json.dumps(whole))
+    with pytest.raises(InputError, match="not as expected"):
+        archives.install("TerraIncognita", tmp_path / "data", [path])
