@@ -8,9 +8,11 @@ all its splits.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from domainbed.datasets.folders import abridged
 from domainbed.datasets.images import ImageDataset, Listing
 from domainbed.registry import InputError
 
@@ -68,6 +70,8 @@ class WILDSCamelyon(WILDSDataset):
                 )
             path = f"{folder}/{cls.IMAGES}/{node}/{patch}"
             samples[int(row["center"])].append((path, int(row["tumor"])))
+        hint = "is `patient` still three digits, as in 004, and are coordinates whole numbers?"
+        _check_present(folder / cls.TABLE, samples, f"{hint} Correct the table")
         return Listing(folder, cls.CLASSES, samples, [])
 
 
@@ -108,7 +112,21 @@ class WILDSFMoW(WILDSDataset):
             if row["split"] != "seq":
                 path = f"{folder}/{cls.IMAGES}/rgb_img_{i}.png"
                 samples[numbers[region]].append((path, labels[row["category"]]))
+        cls._check_numbers(folder, len(rows))
+        _check_present(folder / cls.TABLE, samples, "copy them there")
         return Listing(folder, classes, samples, [])
+
+    @classmethod
+    def _check_numbers(cls, folder: Path, n_rows: int) -> None:
+        """Raise `InputError` for an image behind the last row: a label is that of its row."""
+        for name in _names(f"{folder}/{cls.IMAGES}"):
+            number = name.removeprefix("rgb_img_").removesuffix(".png")
+            if number.isdecimal() and int(number) >= n_rows:
+                raise InputError(
+                    f"{folder / cls.TABLE} has {n_rows} rows, but there is {cls.IMAGES}/{name}; "
+                    "images are numbered by row from 0, so none may be removed or moved. Take the "
+                    "table from the archive of WILDS again"
+                )
 
     @classmethod
     def check(cls, data_dir: str | Path | None) -> None:
@@ -123,15 +141,57 @@ class WILDSFMoW(WILDSDataset):
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    """The rows of a csv file; raises `InputError` if it is missing or lacks a column."""
+    """The rows of a csv file; raises `InputError` for one that is not as WILDS wrote it."""
     if not path.is_file():
         raise InputError(f"{path} is missing; extract the archive of WILDS again")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        lacking = [name for name in columns if name not in (reader.fieldnames or [])]
-        if lacking:
-            raise InputError(
-                f"{path} has no column {', '.join(lacking)}; expected the table of WILDS, with "
-                f"{', '.join(columns)}"
-            )
-        yield from reader
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            _check_columns(path, list(reader.fieldnames or []), columns)
+            for row in reader:
+                lacking = [name for name in columns if row[name] is None]
+                if lacking:
+                    raise InputError(
+                        f"Line {reader.line_num} of {path} ends before {', '.join(lacking)}; "
+                        f"{_AGAIN}"
+                    )
+                yield row
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not in UTF-8 ({error.reason} at byte {error.start}), as a spreadsheet "
+            f"may have saved it; {_AGAIN}"
+        ) from error
+    except csv.Error as error:
+        raise InputError(f"{path} is no csv file ({error}); {_AGAIN}") from error
+
+
+_AGAIN = "save it as comma-separated UTF-8, or take it from the archive of WILDS again"
+
+
+def _check_columns(path: Path, found: list[str], columns: tuple[str, ...]) -> None:
+    lacking = [name for name in columns if name not in found]
+    if not lacking:
+        return
+    other = next((mark for mark in ";\t|" if len(found) == 1 and mark in found[0]), None)
+    reason = f" (it is separated by {other!r}, not by commas)" if other else ""
+    raise InputError(
+        f"{path} has no column {', '.join(lacking)}{reason}; expected the table of WILDS, with "
+        f"{', '.join(columns)}, but found {' '.join(abridged(found, most=12).split())[:300]}; "
+        f"{_AGAIN}"
+    )
+
+
+def _check_present(table: Path, samples: list[list[tuple[str, int]]], hint: str) -> None:
+    """Raise `InputError` with the number of files that the table names and that are not there."""
+    paths = [path for part in samples for path, _ in part]
+    there = {folder: _names(folder) for folder in {os.path.dirname(path) for path in paths}}
+    missing = [p for p in paths if os.path.basename(p) not in there[os.path.dirname(p)]]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(paths)} files that {table} names are missing, such as "
+            f"{missing[0]}; {hint}, or extract the archive of WILDS again"
+        )
+
+
+def _names(folder: str) -> set[str]:
+    return set(os.listdir(folder)) if os.path.isdir(folder) else set()

@@ -10,7 +10,7 @@ from conftest import write_images
 from PIL import Image
 
 from domainbed import datasets
-from domainbed.datasets import contact_sheets, spawrious
+from domainbed.datasets import contact_sheets, doctor, spawrious
 from domainbed.registry import InputError
 from domainbed.scripts import save_images
 
@@ -144,6 +144,76 @@ def test_what_lacks_of_camelyon_is_told(damage, camelyon):
         datasets.make("WILDSCamelyon", str(camelyon), [], {})
 
 
+def edited(text, kind):
+    """A table as an editor or a spreadsheet may leave it, in bytes."""
+    lines = text.splitlines()
+    rows = [line.split(",") for line in lines]
+    if kind in ("utf-16", "utf-32", "utf-16-be"):
+        return text.encode(kind)
+    changed = {
+        "semicolons": text.replace(",", ";"),
+        "tabs": text.replace(",", "\t"),
+        "short row": "\n".join([*lines, "99,004"]),
+        "zeros lost": "\n".join(",".join([r[0], r[1].lstrip("0") or "0", *r[2:]]) for r in rows),
+        "floats": "\n".join(
+            ",".join([*r[:3], r[3] + ".0" * (r[3] != "x_coord"), *r[4:]]) for r in rows
+        ),
+        "no header": "\n".join(lines[1:]),
+        "empty": "",
+        "nulls": text.replace("0", "\0"),
+        "latin": text.replace("slide", "glissière"),
+        "one cell": text.replace(",004,", ',"004,', 1),
+    }[kind]
+    return changed.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("utf-16", "not in UTF-8"),
+        ("utf-16-be", r"no column|no csv|not in UTF-8"),
+        ("utf-32", "not in UTF-8"),
+        ("latin", "not in UTF-8"),
+        ("semicolons", "separated by ';'"),
+        ("tabs", "separated by"),
+        ("short row", "Line 12 of .* ends before node, x_coord"),
+        ("zeros lost", "10 of 10 files that .* names are missing, such as .*patient_0_node_2"),
+        ("floats", "10 of 10 files that .* names are missing.*whole numbers"),
+        ("no header", "no column patient"),
+        ("empty", "no column patient"),
+        ("nulls", "no csv|missing|center"),
+        ("one cell", "ends before|no csv|missing"),
+    ],
+)
+def test_an_edited_table_is_told_in_a_line(kind, told, camelyon):
+    table = camelyon / "camelyon17_v1.0" / "metadata.csv"
+    table.write_bytes(edited(table.read_text(), kind))
+    with pytest.raises(InputError, match=told) as error:
+        datasets.make("WILDSCamelyon", str(camelyon), [], {"image_size": 8})
+    assert "\n" not in str(error.value) and "metadata.csv" in str(error.value)
+    assert doctor.main(["--data_dir", str(camelyon), "--dataset", "WILDSCamelyon"]) == 1
+
+
+def test_columns_and_marks_that_do_no_harm_stay(camelyon):
+    table = camelyon / "camelyon17_v1.0" / "metadata.csv"
+    plain = datasets.make("WILDSCamelyon", str(camelyon), [], {"image_size": 8})
+    lines = table.read_text().splitlines()
+    indexed = [
+        f"Unnamed: 0,{lines[0]},more",
+        *(f"{i},{line},x" for i, line in enumerate(lines[1:])),
+    ]
+    table.write_text("\ufeff" + "\r\n".join(indexed) + "\r\n\r\n", encoding="utf-8")
+    again = datasets.make("WILDSCamelyon", str(camelyon), [], {"image_size": 8})
+    assert [part.samples for part in again] == [part.samples for part in plain]
+
+
+def test_some_missing_patches_are_counted(camelyon):
+    folder = camelyon / "camelyon17_v1.0" / "patches" / "patient_004_node_2"
+    folder.rename(folder.with_name("patient_4_node_2"))
+    with pytest.raises(InputError, match=r"1 of 10 files .*patient_004_node_2.*three digits"):
+        datasets.make("WILDSCamelyon", str(camelyon), [], {"image_size": 8})
+
+
 @pytest.fixture
 def fmow(tmp_path):
     folder = tmp_path / "fmow_v1.1"
@@ -166,6 +236,14 @@ def test_fmow_domains_are_regions_in_order_of_appearance(fmow):
     numbers = [int(data[0].images[i][0, 0, 0]) for i in range(3)]
     assert numbers == [6, 12, 18]  # 0 is sequestered
     assert data[0].targets[:3] == [55, 49, 43]
+
+
+def test_rows_of_fmow_that_were_removed_are_noticed(fmow):
+    table = fmow / "fmow_v1.1" / "rgb_metadata.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines[:60] + lines[61:]))
+    with pytest.raises(InputError, match=r"123 rows, but there is images/rgb_img_123\.png"):
+        datasets.make("WILDSFMoW", str(fmow), [], {"image_size": 8})
 
 
 def test_fmow_without_all_classes_or_countries_is_refused(fmow):
