@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from domainbed.lib import locks
-from domainbed.lib.files import flushed, replacing, sha256_of
+from domainbed.lib.files import flushed, read_regular, read_text, replacing, sha256_of
 from domainbed.registry import InputError
 
 NOT_LAUNCHED = "Not launched"
@@ -74,7 +74,7 @@ class RunFolder:
         """When the run got done, in seconds of the epoch; None for one that did not."""
         try:
             return (self.path / "done").stat().st_mtime
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def state(self) -> str:
@@ -93,7 +93,7 @@ class RunFolder:
             return 0
         n_bytes = 0
         for entry in os.scandir(self.path):
-            with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
+            with contextlib.suppress(OSError):  # removed meanwhile, or a link to itself
                 n_bytes += entry.stat().st_size if entry.is_file() else 0
         return n_bytes
 
@@ -142,13 +142,22 @@ class RunFolder:
         write_atomic(self.path / "run.json", json.dumps(description, indent=2, sort_keys=True))
 
     def description(self) -> dict[str, Any]:
-        """What run.json says; {} where it is missing, as in a folder of public DomainBed."""
+        """What run.json says; {} where it is missing, as in a folder of public DomainBed.
+
+        Raises `InputError` for one that cannot be read or holds no JSON object.
+        """
+        file = self.path / "run.json"
         try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            description = json.loads(read_regular(file))
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{self.path / 'run.json'} is damaged: {error}") from error
+            raise InputError(f"{file} is damaged: {error}") from error
+        if not isinstance(description, dict):
+            raise InputError(f"{file} is damaged: it holds no JSON object")
+        return description
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one record to results.jsonl."""
@@ -174,22 +183,24 @@ class RunFolder:
     def failure(self) -> str:
         """Why the run failed, in one line; "" if it did not."""
         try:
-            return (self.path / "failed").read_text(encoding="utf-8").strip()
+            return read_text(self.path / "failed").strip()
         except FileNotFoundError:
             return ""
+        except OSError as error:
+            return f"the reason cannot be read ({error.strerror})"
 
     def tries(self) -> tuple[int, int | None]:
         """How often the run failed, and the last exit code."""
         try:
-            lines = (self.path / "tries.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = read_text(self.path / "tries.jsonl").splitlines()
             return len(lines), json.loads(lines[-1])["exit_code"]
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return 0, None
 
     def last_errors(self, n: int = 3) -> list[str]:
         """The last lines of err.txt."""
         try:
-            text = (self.path / "err.txt").read_text(encoding="utf-8", errors="replace")
+            text = read_text(self.path / "err.txt")
         except OSError:
             return []
         return [line for line in text.splitlines() if line.strip()][-n:]

@@ -13,6 +13,7 @@ from typing import Any
 from domainbed import algorithms, datasets, hparams_registry, jobs, planning, protocols, runs
 from domainbed.engine.options import HOW, OPTIONS, PRECISIONS
 from domainbed.jobs import Job
+from domainbed.lib.console import escape
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, UnknownNameError, nearest
 
@@ -35,7 +36,7 @@ def read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
     Raises `InputError` for a missing or damaged file, an unknown key or a value of another type.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--config {path!r} cannot be read: {error}; expected TOML") from error
     actions = {action.dest: action for action in parser._actions}
@@ -232,8 +233,8 @@ def failures(failed: list[Job]) -> list[str]:
         folder = some[0].folder
         n_tries, exit_code = folder.tries()
         how = f"exit code {exit_code}, tried {n_tries} times; " if n_tries else ""
-        text = f"{len(some)} failed: {reason} ({how}see {folder / 'err.txt'})"
-        said = [f"    {line}" for line in folder.last_errors() if line != reason]
+        text = escape(f"{len(some)} failed: {reason} ({how}see {folder / 'err.txt'})")
+        said = [f"    {escape(line)}" for line in folder.last_errors() if line != reason]
         lines.append("\n".join([text, *said]))
     return lines
 

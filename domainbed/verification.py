@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,28 +19,41 @@ from domainbed.registry import InputError
 from domainbed.runs import DAMAGED, RunFolder
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
+_FILE_NAME = re.compile(r"[^/\\\0]{1,240}\.safetensors")
 
 
 def problems(folder: RunFolder) -> list[str]:
     """What is wrong with a run folder, a line each; an unfinished one may lack anything."""
     try:
         description = folder.description()
-    except (InputError, OSError) as error:
+    except InputError as error:
         return [str(error)]
-    if not isinstance(description, dict):
-        return [f"{folder / 'run.json'} is no JSON object"]
     found = list(_of_name(folder, description.get("args")))
     if folder.is_done:
-        found += _of_records(folder)
-        for name, sha256 in sorted(dict(description.get("files", {})).items()):
-            found += _of_weights(folder / Path(name).name, sha256)
+        found += [*_of_records(folder), *_of_files(folder, description.get("files", {}))]
     return found
+
+
+def _of_files(folder: RunFolder, files: Any) -> Iterator[str]:
+    """What run.json says of weights must be names of files here, and what they hash to."""
+    if not isinstance(files, dict):
+        yield f"{folder / 'run.json'} is damaged: files is {_brief(files)}, expected an object"
+        return
+    for name, sha256 in sorted(files.items()):
+        if not _FILE_NAME.fullmatch(name):
+            yield f"{folder / 'run.json'} is damaged: {_brief(name)} is no name of weights"
+        else:
+            yield from _of_weights(folder / name, sha256)
+
+
+def _brief(value: Any) -> str:
+    return textwrap.shorten(repr(value)[:200], 60)
 
 
 def _of_records(folder: RunFolder) -> Iterator[str]:
     file = folder / "results.jsonl"
     try:
-        lines = file.read_bytes().splitlines()
+        lines = reporting.read_lines(file)
     except OSError as error:
         yield f"{file} cannot be read: {error.strerror}"
         return
@@ -47,9 +61,9 @@ def _of_records(folder: RunFolder) -> Iterator[str]:
         yield f"{file} holds no record, though the run is done"
     last = (False, -1)  # train_autolr trains twice: the records of the second time count anew
     for number, line in enumerate(lines, 1):
-        record = reporting.parse_record(line)
-        if record is None:
-            yield f"{file}: line {number} is no whole record"
+        record = reporting.read_record(line)
+        if not isinstance(record, dict):
+            yield f"{file}: line {number} is no whole record: {record or 'it is empty'}"
             continue
         place = reporting.is_full_data(record), record["step"]
         if place <= last:
@@ -63,8 +77,8 @@ def _of_name(folder: RunFolder, args: Any) -> Iterator[str]:
         return
     try:
         job = Job(Options.of_args(args).identity(), str(folder.path.parent))
-    except (KeyError, TypeError, ValueError) as error:
-        yield f"{folder / 'run.json'} has damaged args: {error!r}"
+    except (AttributeError, InputError, LookupError, TypeError, ValueError) as error:
+        yield f"{folder / 'run.json'} has damaged args: {_brief(error)}"
         return
     if job.id != folder.path.name:
         yield f"{folder.path} holds a run whose args belong in folder {job.id}"
@@ -72,10 +86,10 @@ def _of_name(folder: RunFolder, args: Any) -> Iterator[str]:
 
 def _of_weights(path: Path, sha256: Any) -> Iterator[str]:
     """The file must be there, be the one that was written, and hold finite numbers."""
-    if path.is_symlink():
-        yield f"{path} is a link"
-        return
     try:
+        if path.is_symlink():
+            yield f"{path} is a link"
+            return
         with weights.opened(path) as file:
             for name in file.keys():
                 tensor = file.get_tensor(name)

@@ -5,13 +5,16 @@ Nothing that a file says is trusted to be of the expected type: what is not is a
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from domainbed import algorithms
 from domainbed.lib import reporting
+from domainbed.lib.console import escape
 from domainbed.lib.reporting import Record
 from domainbed.registry import InputError
 from domainbed.runs import FAILED, INCOMPLETE, RunFolder, run_folders
@@ -22,16 +25,21 @@ KINDS = (RUN, PROBE, AUXILIARY, AVERAGE)
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder: its valid records, in order of steps, and what run.json says."""
+    """One run folder: its valid records as written, None without any, and what run.json says."""
 
     path: Path
-    records: list[Record]
+    recorded: list[Record] | None
     description: dict[str, Any]
     state: str
     failure: str
     problems: list[str]
 
-    @property
+    @functools.cached_property
+    def records(self) -> list[Record]:
+        """The records in order of steps, the last of those written twice."""
+        return by_step(self.recorded or ())
+
+    @functools.cached_property
     def args(self) -> dict[str, Any]:
         """The arguments, as recorded, else as run.json says."""
         return self.records[-1]["args"] if self.records else table(self.description, "args")
@@ -57,12 +65,12 @@ class Run:
         """The dataset's name."""
         return str(self.args.get("dataset", "unknown dataset"))
 
-    @property
+    @functools.cached_property
     def test_envs(self) -> list[int]:
         """The test domains' numbers, none for an auxiliary run."""
         return [env for env in rows(self.args, "test_envs", int) if env >= 0]
 
-    @property
+    @functools.cached_property
     def environments(self) -> list[str]:
         """The domains' names, else their numbers."""
         for source in (self.description, *self.records[-1:]):
@@ -77,7 +85,7 @@ class Run:
         names = dict(enumerate(self.environments))
         return ", ".join(names.get(env, str(env)) for env in self.test_envs)
 
-    @property
+    @functools.cached_property
     def kind(self) -> str:
         """One of `KINDS`."""
         if self.args.get("what_is_trainable") == "classifier":
@@ -124,44 +132,38 @@ def rows(source: dict[str, Any], key: str, kind: type) -> list[Any]:
     return [item for item in value if type(item) is kind] if isinstance(value, list) else []
 
 
-def read(folder: str | Path) -> list[Run]:
-    """All runs in a sweep's folder and in the folders of probes and auxiliary runs below it."""
-    if not Path(folder).is_dir():
-        raise InputError(f"--input_dir was given {str(folder)!r}, which is not a folder of runs")
-    below = (path for path in sorted(Path(folder).iterdir()) if not path.is_symlink())
-    found = [_read_run(run) for path in below for run in run_folders(path)]
-    if not found:
-        raise InputError(f"--input_dir {str(folder)!r} holds no run folders")
+def read(*folders: str | Path) -> list[Run]:
+    """All runs in sweeps' folders and in the folders of probes and auxiliary runs below them."""
+    found: list[Run] = []
+    for folder in folders:
+        if not Path(folder).is_dir():
+            given = str(folder)
+            raise InputError(f"--input_dir was given {given!r}, which is not a folder of runs")
+        below = (path for path in sorted(Path(folder).iterdir()) if not path.is_symlink())
+        runs = [_read_run(run) for path in below for run in run_folders(path)]
+        if not runs:
+            raise InputError(f"--input_dir {str(folder)!r} holds no run folders")
+        found += runs
     return found
 
 
 def _read_run(folder: RunFolder) -> Run:
-    path, problems = folder.path, []
+    recorded, fault = reporting.read_run(folder.path)
+    problems = [fault] if fault else []
     try:
         description = folder.description()
-    except (InputError, OSError) as error:
+    except InputError as error:
         description = {}
-        problems.append(str(error))
-    records, n_bad = _read_records(path / "results.jsonl")
-    if n_bad:
-        problems.append(f"{path / 'results.jsonl'}: {n_bad} damaged lines are left out")
+        problems.append(escape(str(error)))
     try:
         state = folder.state()
     except OSError:  # its lock cannot be opened, so whether it runs cannot be told
-        state = FAILED if (path / "failed").exists() else INCOMPLETE
-    failure = ""
-    if state == FAILED:
-        failure = (path / "failed").read_text(encoding="utf-8", errors="replace").strip()
-    is_table = isinstance(description, dict)
-    return Run(path, records, description if is_table else {}, state, failure, problems)
+        state = FAILED if (folder / "failed").exists() else INCOMPLETE
+    failure = folder.failure() if state == FAILED else ""
+    return Run(folder.path, recorded, description, state, failure, problems)
 
 
-def _read_records(file: Path) -> tuple[list[Record], int]:
-    """Valid records by step, the last of those written twice, and the number of damaged lines."""
-    try:
-        lines = [line for line in file.read_bytes().splitlines() if line.strip()]
-    except OSError:
-        return [], 0
-    parsed = [reporting.parse_record(line) for line in lines]
-    by_step = {record["step"]: record for record in parsed if record is not None}
-    return [by_step[step] for step in sorted(by_step)], parsed.count(None)
+def by_step(records: Iterable[Record]) -> list[Record]:
+    """Records in order of steps, the last of those written twice."""
+    found = {record["step"]: record for record in records}
+    return [found[step] for step in sorted(found)]

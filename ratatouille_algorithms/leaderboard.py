@@ -75,6 +75,12 @@ def measured(
     records: Q, selections: Sequence[str], score: str = "in", ddof: int = 0
 ) -> list[Sheet]:
     """A sheet for each selection method that has any result."""
+    some = rescored(records, score)
+    built = {name: tables.build(some, SELECTIONS[name], ddof) for name in selections}
+    return _sheets(built, records, score)
+
+
+def _sheets(built: dict[str, list[Table]], records: Q, score: str) -> list[Sheet]:
     where = "whole domain" if score == "all" else f"in split, {_in_share(records)} of the domain"
     caption = (
         "Accuracy (%): mean over test domains, then mean and error over trials. "
@@ -86,8 +92,7 @@ def measured(
             "both splits."
         )
     sheets = []
-    for name in selections:
-        table = tables.build(rescored(records, score), SELECTIONS[name], ddof)[-1]
+    for name, (*_, table) in built.items():
         title = f"{table.selection}; {where}"
         if any(cell for _, row in table.rows for cell in row):
             sheets.append(_measured_sheet(table, title, caption))
@@ -226,7 +231,16 @@ def build(
 
     What was run otherwise than published results were is noted at the last measured sheet.
     """
-    sheets = measured(records, selections, score, ddof)
+    some = rescored(records, score)
+    built = {name: tables.build(some, SELECTIONS[name], ddof) for name in selections}
+    return of_tables(built, records, score, with_published)
+
+
+def of_tables(
+    built: dict[str, list[Table]], records: Q, score: str = "in", with_published: bool = True
+) -> list[Sheet]:
+    """The whole leaderboard, from the tables of each selection method of these records."""
+    sheets = _sheets(built, records, score)
     sheets[-1].notes.extend(deviations(records))
     return sheets + published() if with_published else sheets
 

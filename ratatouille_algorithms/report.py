@@ -23,9 +23,11 @@ from urllib.parse import quote
 
 import domainbed
 from domainbed import tables
+from domainbed.lib import reporting
+from domainbed.lib.doubts import doubts, unfinished
+from domainbed.lib.files import read_regular, read_text
 from domainbed.lib.query import Q
 from domainbed.model_selection import SELECTIONS
-from domainbed.registry import InputError
 from domainbed.runs import DONE
 from ratatouille_algorithms import inventory, leaderboard
 from ratatouille_algorithms.inventory import AVERAGE, RUN
@@ -59,22 +61,27 @@ CAPTIONS = {
 }
 """Of the figures that `analyze` draws, unless a text file beside one says otherwise."""
 
+SHOWN = ("iid", "loo", "oracle")
+"""The selection methods of a report."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Sources:
     """All that a report is made of, read once."""
 
-    def __init__(self, folder: Path, analysis: Path, output: Path) -> None:
-        self.folder, self.analysis, self.output = folder, analysis, output
-        self.runs = inventory.read(folder)
-        try:
-            self.records, self.problems = leaderboard.read([folder])
-        except InputError:  # nothing has been recorded yet
-            self.records, self.problems = Q([]), []
-        told = " ".join(self.problems)
-        for run in self.runs:
-            self.problems += [p for p in run.problems if p.split(":")[0] not in told]
+    def __init__(self, folders: list[Path], analysis: list[Path], output: Path) -> None:
+        self.folders, self.analysis, self.output = folders, analysis, output
+        self.runs = inventory.read(*folders)
+        in_tables = [r for r in self.runs if r.path.parent in folders and r.recorded is not None]
+        records = [record for run in in_tables for record in run.recorded or ()]
+        self.problems = [
+            *reporting.shortened([problem for run in self.runs for problem in run.problems]),
+            *unfinished(str(run.path) for run in in_tables),
+            *doubts(records, once=True),
+        ]
+        self.records = Q(reporting.each_once(records))
+        self.tables = {name: tables.build(self.records, SELECTIONS[name]) for name in SHOWN}
         self.groups = grouped(self.runs, self.records, self.link)
 
     def link(self, path: Path) -> str:
@@ -102,7 +109,9 @@ def page(sources: Sources, title: str) -> str:
     )
     return Template(template).substitute(
         title=escape(title),
-        subtitle=escape(f"{sources.folder}, {datetime.date.today():%d %B %Y}"),
+        subtitle=escape(
+            f"{', '.join(map(str, sources.folders))}, {datetime.date.today():%d %B %Y}"
+        ),
         nav=" ".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in shown),
         sections="\n".join(
             f'<section id="{_anchor(name)}" aria-labelledby="h-{_anchor(name)}">'
@@ -150,15 +159,12 @@ def _summary(sources: Sources) -> str:
             f"{sum(run.n_steps for run in runs):,}",
             f"{duration(sum(run.seconds for run in runs))}, without loading and evaluation",
         ),
-        *_headline(sources.records),
+        *_headline(sources.tables["iid"][-1]),
     ]
     return _facts(facts)
 
 
-def _headline(records: Q) -> list[tuple[str, str, str]]:
-    if not len(records):
-        return []
-    table = tables.build(records, SELECTIONS["iid"])[-1]
+def _headline(table: tables.Table) -> list[tuple[str, str, str]]:
     averages = {name: row[-1].mean for name, row in table.rows if row and row[-1]}
     if len(averages) < 2:
         return []
@@ -182,14 +188,13 @@ def _leaderboard(sources: Sources) -> str:
     records = sources.records
     if not any(env >= 0 for record in records for env in record["args"]["test_envs"]):
         return "<p>No run with a test domain has recorded anything yet.</p>"
-    names = ["iid", "loo", "oracle"]
     has_published = leaderboard.shares_published(records)
-    sheets = leaderboard.build(records, names, with_published=has_published)
+    sheets = leaderboard.of_tables(sources.tables, records, with_published=has_published)
     toggle = '<label><input type="checkbox" id="show-published" checked> Published results</label>'
     by_domain = [
         _domain_sheet(table)
-        for name in names
-        for table in tables.build(records, SELECTIONS[name])[:-1]
+        for built in sources.tables.values()
+        for table in built[:-1]
         if any(cell for _, row in table.rows for cell in row)
     ]
     return "\n".join(
@@ -238,8 +243,9 @@ def _table(sheet: Sheet) -> str:
 
 def _figures(sources: Sources) -> str:
     parts = []
-    for file in sorted(sources.analysis.rglob("*.png")) if sources.analysis.is_dir() else ():
-        content = file.read_bytes()
+    files = [file for folder in sources.analysis for file in sorted(folder.rglob("*.png"))]
+    for file in files:
+        content = _content(file)
         if content.startswith(_PNG):
             name, caption = escape(file.stem.replace("_", " ")), escape(_caption(file))
             image = base64.b64encode(content).decode()
@@ -251,15 +257,23 @@ def _figures(sources: Sources) -> str:
     if parts:
         return "\n".join(parts)
     return (
-        f"<p>There are no figures in {escape(str(sources.analysis))}. "
+        f"<p>There are no figures in {escape(', '.join(map(str, sources.analysis)))}. "
         "<code>python -m ratatouille_algorithms.scripts.analyze</code> draws them.</p>"
     )
+
+
+def _content(file: Path) -> bytes:
+    """A file's bytes; none of what cannot be read."""
+    try:
+        return read_regular(file)
+    except OSError:
+        return b""
 
 
 def _caption(file: Path) -> str:
     """The text beside a figure, in a file of its name and the ending .txt, or a known figure's."""
     try:
-        return file.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").strip()
+        return read_text(file.with_suffix(".txt")).strip()
     except OSError:
         return CAPTIONS.get(file.stem, "")
 

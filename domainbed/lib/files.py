@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,19 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Read a file; `OSError` for anything but a regular one, since a pipe would be waited for."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read_text(path: str | Path) -> str:
+    """Read a regular file of text; what is not UTF-8 in it becomes U+FFFD."""
+    return read_regular(path).decode("utf-8", errors="replace")
 
 
 def flushed(path: Path) -> Path:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from domainbed.lib.files import read_regular
 from domainbed.registry import InputError
 
 BEAT_SECONDS, STALE_SECONDS = 20.0, 300.0
@@ -161,7 +162,7 @@ def holder_of(path: Path) -> Holder | None:
 
 def _read(path: Path) -> Holder | None:
     try:
-        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+        holder = Holder(**json.loads(read_regular(path)))
     except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
     return holder if type(holder.pid) is int and holder.pid > 0 else None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import errno
 import itertools
 import json
 import logging
 import os
 import re
-import stat
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,6 +19,7 @@ import orjson
 
 from domainbed.lib.console import escape
 from domainbed.lib.doubts import Record, doubts, identity, is_full_data, unfinished
+from domainbed.lib.files import read_regular
 from domainbed.lib.query import Q
 from domainbed.registry import InputError
 
@@ -135,15 +134,8 @@ def _folders(path: str | Path) -> list[str]:
 
 
 def read_lines(file: str | Path) -> list[bytes]:
-    """Read the lines of a file of records, without a mark of byte order.
-
-    Raises `OSError` for anything but a regular file, since reading a pipe would wait for ever.
-    """
-    if not stat.S_ISREG(os.stat(file).st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    with open(file, "rb") as stream:
-        content = stream.read()
-    return content.removeprefix(codecs.BOM_UTF8).splitlines()
+    """Read the lines of a file of records, without a mark of byte order; raises `OSError`."""
+    return read_regular(file).removeprefix(codecs.BOM_UTF8).splitlines()
 
 
 def parse_record(line: bytes, before: dict[str, Any] | None = None) -> Record | None:
@@ -169,7 +161,8 @@ def read_record(line: bytes, before: dict[str, Any] | None = None) -> Record | s
             return "it is UTF-16, expected UTF-8" if is_wide else "it is no whole JSON object"
     if not isinstance(record, dict):
         return "it is no JSON object"
-    if _CONTROLS.search(line):
+    is_plain = line.isascii() and b"\\" not in line and b"\x7f" not in line
+    if not is_plain and _CONTROLS.search(line):
         record = _escaped(record)
     return _fault(record, before) or record
 

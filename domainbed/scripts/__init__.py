@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from domainbed.lib.console import escape
+from domainbed.lib.console import escape, escaping
 from domainbed.registry import InputError, Registry, use_plugins
 
 Main = Callable[..., int]
@@ -20,12 +20,13 @@ COMMANDS: Registry[Main] = Registry("command", home="domainbed.scripts")
 
 
 def one_line(main: Main) -> Main:
-    """Tell a wrong input in one line on stderr and end with exit code 2."""
+    """Tell a wrong input in one line and end with exit code 2; print no control characters."""
 
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         try:
-            return main(argv)
+            with escaping():
+                return main(argv)
         except InputError as error:
             lines = map(escape, str(error).split("\n"))
             print("error: " + "\n".join(lines), file=sys.stderr)

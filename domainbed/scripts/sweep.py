@@ -16,6 +16,7 @@ from domainbed import algorithms, command_launchers, datasets, launching, planni
 from domainbed.command_launchers.options import parse_options
 from domainbed.engine.options import add_common_arguments
 from domainbed.jobs import Job, make_args_list
+from domainbed.lib.console import escape
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, Registry
 from domainbed.runs import INCOMPLETE, run_folders
@@ -127,9 +128,10 @@ def verify(args: argparse.Namespace) -> int:
         found = [] if folder.is_locked() else verification.problems(folder)
         n_runs, n_damaged = n_runs + 1, n_damaged + bool(found)
         for problem in found:
-            print(problem, file=sys.stderr)
+            print(escape(problem), file=sys.stderr)
         if found and args.set_aside:
-            print(f"{folder.path} is in {verification.set_aside(folder, args.output_dir)} now")
+            place = verification.set_aside(folder, args.output_dir)
+            print(escape(f"{folder.path} is in {place} now"))
     print(f"{n_runs} runs: {n_runs - n_damaged} sound, {n_damaged} damaged")
     if n_damaged and not args.set_aside:
         print("set them aside with --set_aside, and launch again to have them anew")

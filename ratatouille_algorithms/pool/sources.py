@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from domainbed import datasets, networks
-from domainbed.lib import stored, weights
+from domainbed.lib import reporting, stored, weights
 from domainbed.networks import foundations
 from domainbed.registry import InputError
 from domainbed.runs import LAST, RunFolder
@@ -194,7 +194,7 @@ def _told_by_public_code(folder: Path) -> dict[str, Any]:
     A run that held a domain out may itself have started from other fine-tuned weights, so only an
     auxiliary one, without a test domain, tells all that it has seen.
     """
-    records, _ = inventory._read_records(folder / "results.jsonl")
+    records = inventory.by_step(reporting.read_run(folder)[0] or ())
     if not records:
         return {}
     last, args = records[-1], records[-1]["args"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError
-from domainbed.scripts import load_named_plugins, one_line
+from domainbed.scripts import lasting_objects, load_named_plugins, one_line
 from domainbed.scripts.collect_results import keep
 from ratatouille_algorithms import leaderboard
 from ratatouille_algorithms.sheets import RENDERERS
@@ -47,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_named_plugins(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
+    with lasting_objects():
+        return show(args)
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print what was asked for; return the exit code."""
     records, problems = leaderboard.read(args.input_dir)
     records = keep(keep(records, "dataset", args.datasets), "algorithm", args.algorithms)
     names = args.selection or ["iid", "loo", "oracle"]
