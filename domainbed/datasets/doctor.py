@@ -27,7 +27,7 @@ from domainbed.datasets.published import (  # noqa: F401, for whoever adds a dat
     class_fault,
     count_fault,
 )
-from domainbed.registry import InputError
+from domainbed.registry import InputError, UnknownNameError
 
 WITH_DUPLICATES = ("DomainNet",)
 """Datasets whose archives hold images more than once."""
@@ -69,10 +69,12 @@ def examine(
     known: images decoded before, which are not decoded again; new ones are added.
     """
     found = Diagnosis(name)
-    cls = datasets.find(name, data_dir)
     try:
+        cls = datasets.find(name, data_dir)
         datasets.check(name, data_dir)
         listing = cls.listing(data_dir) if hasattr(cls, "listing") else None
+    except UnknownNameError:
+        raise
     except InputError as error:
         found.faults.append(str(error))
         return found

@@ -7,6 +7,7 @@ import difflib
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 from domainbed.lib.kinds import shown
 from domainbed.networks.backbones import Backbone, refuse_attention, require_image
 from domainbed.registry import InputError, UnknownNameError
+
+logger = logging.getLogger(__name__)
 
 VIT = "vit_base_patch16_224"
 DINOV2 = "vit_base_patch14_dinov2.lvd142m"
@@ -112,6 +115,8 @@ def create(
     """
     require_image(name, input_shape)
     timm = import_timm()
+    if input_shape[0] == 3 and hparams.get("foundation") != "random":
+        _warn_of_statistics(name)
     is_vit = False
     try:
         network = _model(name, input_shape, pretrained=False)
@@ -132,6 +137,27 @@ def create(
         for parameter_name, parameter in network.named_parameters():
             parameter.requires_grad_(".attn." in parameter_name)
     return backbone.train()
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and deviation of a photo's channels as datasets normalise them, public DomainBed's too."""
+
+
+@cache
+def _warn_of_statistics(name: str) -> None:
+    """Say once that pretrained weights expect inputs of another mean or deviation."""
+    config = import_timm().get_pretrained_cfg(name)
+    if config and (tuple(config.mean), tuple(config.std)) != IMAGENET:
+        logger.warning(
+            "timm/%s was trained on inputs of mean %s and deviation %s, but photos come with "
+            "ImageNet's %s and %s, as in public DomainBed: pretrained features may be worse",
+            name,
+            *map(_listed, (config.mean, config.std, *IMAGENET)),
+        )
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:.3g}" for number in numbers)
 
 
 def _model(name: str, input_shape: tuple[int, ...], pretrained: bool) -> nn.Module:

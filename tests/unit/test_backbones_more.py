@@ -244,3 +244,23 @@ def test_only_the_classifier_trains_for_linear_steps_more_than_one_update():
         testing.update(algorithm, step, testing.minibatches(step, (6,), 3, 2))
         moved.append(before != weights.content_hash(weights.tensors(algorithm.featurizer)))
     assert moved == [False, False, True]
+
+
+def test_another_mean_of_pretrained_inputs_is_told_once(caplog):
+    pytest.importorskip("timm")
+    hparams = {"resnet_dropout": 0.0, "vit_dropout": 0.0, "freeze_bn": False}
+    shape = (3, 64, 64)
+    timm_backbone._warn_of_statistics.cache_clear()
+    timm_backbone.create("resnet18.a1_in1k", shape, hparams)
+    timm_backbone.create("tf_efficientnet_lite0", shape, {**hparams, "foundation": "random"})
+    assert "trained on inputs" not in caplog.text
+    for _ in range(2):
+        timm_backbone.create("tf_efficientnet_lite0", shape, hparams)
+    (line,) = [r.getMessage() for r in caplog.records if "trained on inputs" in r.getMessage()]
+    assert "lite0" in line and "mean 0.5, 0.5, 0.5" in line and "0.485, 0.456, 0.406" in line
+
+
+def test_photos_are_normalised_by_what_the_warning_says():
+    from domainbed.datasets.images import IMAGENET_MEAN, IMAGENET_STD
+
+    assert (tuple(IMAGENET_MEAN), tuple(IMAGENET_STD)) == timm_backbone.IMAGENET

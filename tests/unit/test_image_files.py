@@ -350,7 +350,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(make, place, tmp_path):
     with pytest.raises(InputError, match="new") as told:
         datasets.make("Mine", str(tmp_path), [], PLAIN)
     assert str(path) in str(told.value) and "\n" not in str(told.value)
-    assert doctor.main(["--data_dir", str(tmp_path), "--dataset", "Mine"]) in (1, 2)
+    assert doctor.main(["--data_dir", str(tmp_path), "--dataset", "Mine"]) == 1
 
 
 @pytest.mark.parametrize("make", [pipe, loop, dangling, listener, os.mkdir])
