@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from domainbed.engine import rng
 from domainbed.lib.seeds import seed_hash
+from domainbed.registry import InputError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -56,16 +57,24 @@ class Stream(torch.utils.data.Dataset):
         """The batches of steps first to end - 1, in order, loaded by `num_workers` processes."""
         if num_workers == 0:
             return (self[step] for step in range(first, end))
-        return iter(
-            DataLoader(
-                self,
-                batch_size=None,
-                sampler=range(first, end),
-                num_workers=num_workers,
-                generator=torch.Generator(),  # else the loader draws from the global stream
-                pin_memory=torch.cuda.is_available(),
-            )
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(first, end),
+            num_workers=num_workers,
+            generator=torch.Generator(),  # else the loader draws from the global stream
+            pin_memory=torch.cuda.is_available(),
         )
+        return _told_in_a_line(loader)
+
+
+def _told_in_a_line(loader: DataLoader) -> Iterator[Any]:
+    """The items of a loader; of a wrong input in a worker the line, without its traceback."""
+    try:
+        yield from loader
+    except InputError as error:
+        line = str(error).strip().splitlines()[-1]
+        raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from None
 
 
 def is_in_memory(environment: Any) -> bool:
@@ -114,13 +123,11 @@ class Sequential(torch.utils.data.Dataset):
 
     def loader(self, num_workers: int) -> Iterator[Batch]:
         """All batches in order."""
-        generator = torch.Generator()  # else the loader draws from the global stream
-        return iter(
-            DataLoader(
-                self,
-                batch_size=None,
-                num_workers=num_workers,
-                generator=generator,
-                pin_memory=torch.cuda.is_available(),
-            )
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            num_workers=num_workers,
+            generator=torch.Generator(),  # else the loader draws from the global stream
+            pin_memory=torch.cuda.is_available(),
         )
+        return _told_in_a_line(loader)

@@ -14,6 +14,7 @@ from PIL import Image
 from domainbed import datasets
 from domainbed.datasets import decoding, doctor
 from domainbed.registry import InputError
+from domainbed.scripts import train
 
 PLAIN = {"data_augmentation": True, "image_size": 16}
 RAMP = np.linspace(0, 65535, 64)[None].repeat(48, 0)
@@ -246,6 +247,23 @@ def test_training_refuses_a_cut_jpeg(tmp_path):
     for cache in ({}, {"image_cache": str(tmp_path / "c")}):
         with pytest.raises(InputError, match=r"bad\.jpg is damaged"):
             datasets.make("Mine", str(tmp_path), [], {**PLAIN, **cache})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_decodes_as_it_goes_ends_with_a_line(workers, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("domainbed.datasets.decoding.MEMORY_LIMIT", 0)
+    write_images(tmp_path / "Mine", ["a", "b"], n=4, size=28)
+    content = jpeg(JPEGS["plain"])
+    for name in ("cat", "dog"):
+        bad = tmp_path / "Mine" / "a" / name / "bad.jpg"
+        bad.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
+    words = ["--data_dir", str(tmp_path), "--dataset", "Mine", "--steps", "9"]
+    words += ["--hparams", '{"backbone": "mnist_cnn", "image_size": 28, "batch_size": 4}']
+    words += ["--num_workers", str(workers), "--output_dir", str(tmp_path / "o")]
+    assert train.main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "bad.jpg is damaged" in line] == lines[-1:]
+    assert not any("Traceback" in line for line in lines)
 
 
 def test_a_picture_with_another_behind_it_is_whole(tmp_path):
