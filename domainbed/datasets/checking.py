@@ -28,6 +28,9 @@ def check_before_training(name: str, dataset: Any, environments: Sequence[str]) 
     fault = None if is_ours else contradiction(dataset, environments)
     if fault:
         raise InputError(f"Dataset {name} contradicts itself: {fault}; correct its class")
+    empty = [env for env, part in zip(environments, dataset) if len(part) == 0]
+    if empty:
+        raise InputError(f"{name} has no sample of {abridged(empty)}; add some, or take it out")
     classes = getattr(dataset, "classes", None)
     if classes is not None:
         _compare_with_published(name, classes, environments, [len(each) for each in dataset])

@@ -182,6 +182,6 @@ def _refusal(path: str, error: Exception, more: int = 0) -> InputError:
     if isinstance(error, image_files.UnusableError):
         return InputError(f"{path} {error}{others}")
     return InputError(
-        f"{path} is damaged or no image ({type(error).__name__}: {error}){others}; "
+        f"{path} is damaged or no image ({image_files.reason(error)}){others}; "
         "fetch the dataset again, or remove what is damaged if that is what you want to measure"
     )

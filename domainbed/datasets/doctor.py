@@ -134,7 +134,7 @@ def _decode(path: str) -> Decoded:
     except image_files.UnusableError as error:
         return Decoded(str(error), digest)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
-        return Decoded(f"{type(error).__name__}: {error}", digest)
+        return Decoded(image_files.reason(error), digest)
 
 
 def _judge_images(found: Diagnosis, listing: Listing, known: dict[str, Decoded]) -> None:

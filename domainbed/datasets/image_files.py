@@ -30,6 +30,15 @@ class UnusableError(ValueError):
     """A file that is sound, but no image to learn from; the message goes on after its path."""
 
 
+def reason(error: Exception) -> str:
+    """Why a file was not decoded, in a line."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # names an object in memory
+        return f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or of pixels that Pillow lacks"
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def check_regular(path: str) -> None:
     """Raise `UnusableError` for what is no file, such as a pipe, which would be waited for."""
     mode = os.stat(path).st_mode

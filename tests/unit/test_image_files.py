@@ -155,6 +155,45 @@ def test_pixels_of_no_known_range_are_refused_before_training_and_by_the_doctor(
     assert len(faults) == 1 and f"mode {mode}" in faults[0]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Pf\n2 2\n-1.0\n" + np.ones(4, "<f4").tobytes(),
+        b"PF\n2 2\n-1.0\n" + np.ones(12, "<f4").tobytes(),
+        b"P6 2 2 70000\n" + bytes(24),
+    ],
+)
+def test_odd_maps_are_refused(content, tmp_path):
+    file = tmp_path / "x.ppm"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.ppm") as error:
+        decoding.decode(str(file))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("magic", ["P5", "P2", "P6", "P3"])
+def test_maps_of_any_range_span_black_to_white(magic, tmp_path):
+    file = tmp_path / "x.ppm"
+    for greatest in (1, 100, 255, 256, 1000, 65535):
+        n = 3 if magic in ("P6", "P3") else 1
+        values = np.repeat([0, greatest // 2, greatest], n)
+        head = f"{magic} 3 1 {greatest}\n".encode()
+        kind = ">u2" if greatest > 255 else "u1"
+        text = " ".join(map(str, values)).encode() + b"\n"
+        file.write_bytes(head + (values.astype(kind).tobytes() if magic in ("P5", "P6") else text))
+        wanted = np.array([0, greatest // 2, greatest]) * 255 / greatest
+        assert np.abs(red(str(file))[0] - wanted).max() <= 1, greatest
+
+
+def test_the_first_frame_counts(tmp_path):
+    for suffix in ("gif", "webp", "png", "tif"):
+        file = tmp_path / f"x.{suffix}"
+        frames = [Image.new("RGB", (8, 8), c) for c in ((250, 0, 0), (0, 0, 250))]
+        options = {"lossless": True} if suffix == "webp" else {}
+        frames[0].save(file, save_all=True, append_images=frames[1:], **options)
+        assert np.abs(np.asarray(decoding.decode(str(file)), int) - (250, 0, 0)).max() <= 2
+
+
 def test_training_cache_and_doctor_agree_on_deep_images(tmp_path):
     for domain in "ab":
         for name, factor in (("cat", 1.0), ("dog", 0.5)):
@@ -332,8 +371,9 @@ def test_only_formats_of_images_by_name_are_opened(name, tmp_path):
         file.write_bytes(b"SIMPLE  =                    T" + b" " * 3000)
     with pytest.raises(InputError, match="no image"):
         decoding.decode(str(file))
-    with pytest.raises(InputError, match="no image"):
+    with pytest.raises(InputError, match=r"no image .not JPEG, PNG") as error:
         decoding.sizes_of([str(file)])
+    assert " at 0x" not in str(error.value) + doctor._decode(str(file)).fault
 
 
 def pipe(path):

@@ -184,6 +184,12 @@ def test_other_counts_and_names_are_warnings(caplog):
     assert "every prediction is right" in caplog.text
 
 
+def test_a_built_in_domain_without_images_is_told():
+    copy = Copy(CLASSES["PACS"], (5, 5, 0, 5))
+    with pytest.raises(InputError, match="PACS has no sample of P;"):
+        checking.check_before_training("PACS", copy, ("A", "C", "P", "S"))
+
+
 def test_names_of_classes_are_as_many_as_published():
     assert {name: len(classes) for name, classes in CLASSES.items()} == {
         name: n for name, n in N_CLASSES.items() if name in CLASSES
