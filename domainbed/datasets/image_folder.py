@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,8 @@ class ImageFolders(ImageDataset):
         folder = cls.find_folder(data_dir)
         domains = match_domains(folder, cls.DOMAINS, cls.ENVIRONMENTS or ())
         classes = common_classes(domains)
-        strays = [e.path for e in entries(folder, folder) if Path(e.path) not in domains]
+        known = [*domains, folder / ALL_CLASSES]
+        strays = [e.path for e in entries(folder, folder) if Path(e.path) not in known]
         samples = [_samples(domain, classes, strays) for domain in domains]
         return Listing(folder, classes, samples, strays)
 
@@ -168,7 +169,8 @@ def common_classes(domains: Sequence[Path]) -> list[str]:
     """The classes of all domains, as the first one spells them, sorted.
 
     Names count as the same in any Unicode form. Raises `InputError` with the difference if domains
-    differ, and where folders of splits seem to stand in the place of classes.
+    differ, unless the file `ALL_CLASSES` names them all, and where folders of splits seem to stand
+    in the place of classes.
     """
     classes = {domain: classes_of(domain) for domain in domains}
     every: dict[str, str] = {}
@@ -177,6 +179,10 @@ def common_classes(domains: Sequence[Path]) -> list[str]:
     if not every:
         raise InputError(f"{domains[0].parent} has no images; expected <domain>/<class>/<image>")
     _check_depth([folder for found in classes.values() for folder in found.values()])
+    home = domains[0].parent
+    if (home / ALL_CLASSES).is_file():
+        _check_listed(home / ALL_CLASSES, every)
+        return sorted(every.values())
     faults = []
     for key, name in sorted(every.items(), key=lambda item: item[1]):
         have = [d.name for d in domains if key in classes[d]]
@@ -188,10 +194,33 @@ def common_classes(domains: Sequence[Path]) -> list[str]:
             )
     if faults:
         raise InputError(
-            f"The classes of {domains[0].parent} differ between domains: "
-            f"{abridged(faults, '; ', 10)}. Give each domain a folder with images for each class"
+            f"The classes of {home} differ between domains: {abridged(faults, '; ', 10)}. Give "
+            f"each domain a folder with images for each class; or, if some lack one on purpose, "
+            f"name all classes in {home / ALL_CLASSES}, one a line"
         )
     return sorted(every.values())
+
+
+ALL_CLASSES = "all_classes.txt"
+"""File in a dataset's folder that says: domains may lack some of these classes, one a line."""
+
+
+def _check_listed(file: Path, every: Mapping[str, str]) -> None:
+    """Raise `InputError` unless a file names all classes that some domain has, and no others."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not in UTF-8 ({error.reason}); save it anew") from error
+    listed = {plain(line.strip()): line.strip() for line in lines if line.strip()}
+    lacking = sorted(name for key, name in every.items() if key not in listed)
+    foreign = [name for key, name in listed.items() if key not in every]
+    if lacking or foreign:
+        faults = [f"it lacks {abridged(lacking)}"] * bool(lacking)
+        faults += [f"no domain has {abridged(foreign)}"] * bool(foreign)
+        raise InputError(
+            f"{file} does not name the classes that the domains have: {'; '.join(faults)}. Name "
+            "each once, one a line"
+        )
 
 
 def classes_of(domain: Path) -> dict[str, Path]:

@@ -197,6 +197,47 @@ def test_names_of_classes_are_as_many_as_published():
     assert all(list(classes) == sorted(classes) for classes in CLASSES.values())
 
 
+# Domains that lack a class
+
+
+def test_domains_may_lack_classes_that_a_file_names(tmp_path, caplog):
+    home = tmp_path / "Mine"
+    make(home, ["a", "c"], ("cat", "cow", "dog"), 8)
+    make(home, ["b"], ("cat", "dog"), 8)
+    with pytest.raises(InputError, match=r"no cow in b.*all_classes\.txt"):
+        check("Mine", tmp_path)
+    (home / "all_classes.txt").write_text("\ufeffcow\ndog\n\n cat \n", encoding="utf-8")
+    data = datasets.make("Mine", str(tmp_path), [], PLAIN)
+    assert data.classes == ["cat", "cow", "dog"]
+    assert [sorted({*part.targets}) for part in data] == [[0, 1, 2], [0, 2], [0, 1, 2]]
+    assert "Ignored" not in caplog.text
+    found = doctor.examine("Mine", tmp_path)
+    assert not found.faults and "64 images of 3 classes" in found.lines
+    words = ["--data_dir", str(tmp_path), "--dataset", "Mine", "--steps", "2"]
+    words += ["--hparams", HPARAMS]
+    for algorithm in ("ERM", "CDANN", "SelfReg"):
+        out = ["--output_dir", str(tmp_path / algorithm), "--algorithm", algorithm]
+        assert train.main([*words, *out]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"cat\ndog\n", "lacks cow"),
+        (b"cat\ndog\ncow\nbird\n", "no domain has bird"),
+        (b"cat,dog,cow", "no domain has cat,dog,cow"),
+        (b"", "lacks cat, cow, dog"),
+        ("cat\ndog\ncow".encode("utf-16"), "not in UTF-8"),
+    ],
+)
+def test_that_file_must_name_them_all_and_no_others(content, told, tmp_path):
+    make(tmp_path / "Mine", ["a"], ("cat", "cow", "dog"))
+    make(tmp_path / "Mine", ["b"], ("cat", "dog"))
+    (tmp_path / "Mine" / "all_classes.txt").write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        check("Mine", tmp_path)
+
+
 # Unicode
 
 
