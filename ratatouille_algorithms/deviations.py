@@ -68,17 +68,16 @@ def holdout(args: dict[str, Any]) -> float:
     return fraction(args.get("holdout_fraction"), HOLDOUT)
 
 
-def n_steps(records: Q) -> int:
-    """How many updates a run did: its last record is that of the last update."""
-    return records.select("step").max() + 1
-
-
 def _steps(dataset: str, records: Q, envs: list[str]) -> str:
     usual = (
         getattr(datasets.REGISTRY[dataset], "N_STEPS", N_STEPS) if _is_known(dataset) else N_STEPS
     )
-    identity = "args.test_envs", "args.trial_seed", "args.hparams_seed"
-    done = sorted({n_steps(run) for _, run in records.group(list(identity))})
+    last: dict[tuple, int] = {}
+    for record in records:
+        args = record["args"]
+        run = tuple(args["test_envs"]), args["trial_seed"], args["hparams_seed"]
+        last[run] = max(last.get(run, 0), record["step"])
+    done = sorted({step + 1 for step in last.values()})  # the last record is of the last update
     if all(n in (usual, ALSO_PUBLISHED_STEPS.get(dataset)) for n in done):
         return ""
     told = f"{done[0]:,}" if len(done) == 1 else f"{done[0]:,} to {done[-1]:,}"

@@ -94,12 +94,12 @@ class Run:
             return AUXILIARY
         return AVERAGE if is_average(self.algorithm) else RUN
 
-    @property
+    @functools.cached_property
     def n_steps(self) -> int:
         """The number of updates that were recorded; an average does none of its own."""
         return self.records[-1]["step"] + 1 if self.records and self.kind != AVERAGE else 0
 
-    @property
+    @functools.cached_property
     def seconds(self) -> float:
         """Time in updates: each record has the mean of those since the last one."""
         total, previous = 0.0, -1

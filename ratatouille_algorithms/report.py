@@ -119,7 +119,10 @@ def page(sources: Sources, title: str) -> str:
             for name, text in shown.items()
         ),
         footer=escape(f"domainbed-ratatouille {domainbed.__version__}"),
-        data=as_json({"groups": sources.groups}),
+        data="\n".join(
+            f'<script type="application/json" id="group-{i}">{as_json(group)}</script>'
+            for i, group in enumerate(sources.groups)
+        ),
         style=style,
         script=script,
         style_hash=_policy_hash(style),

@@ -78,10 +78,15 @@ class Q:
         groups: dict[Any, tuple[Any, list[Any]]] = {}
         for item in self._list:
             key = get(item)
-            name = key if type(key) is int else hashable(key)
-            if name not in groups:
-                groups[name] = key, []
-            groups[name][1].append(item)
+            try:
+                found = groups.get(key)
+            except TypeError:  # such as a list
+                found = groups.get(name := hashable(key))
+            else:
+                name = key
+            if found is None:
+                found = groups[name] = key, []
+            found[1].append(item)
         return Q((key, Q(items)) for key, items in groups.values())
 
     def group_map(self, selector: Selector, fn: Callable[[Any, Q], Any]) -> Q:

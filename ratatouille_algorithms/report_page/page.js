@@ -1,5 +1,4 @@
 "use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 
 function say(text) {
@@ -126,9 +125,9 @@ function hparams(names, values) {
   return make("span", {}, ...spans.flatMap((span, i) => (i ? [", ", span] : [span])));
 }
 
-/* A group's runs, drawn when it is first opened. */
+/* A group's runs, read and drawn when it is first opened. */
 function drawGroup(details) {
-  const group = data.groups[Number(details.dataset.group)];
+  const group = JSON.parse(document.getElementById(`group-${details.dataset.group}`).textContent);
   const columns = [
     ["Run", (run) => make("a", { href: run.href, class: "run" }, run.name)],
     ["Test domain", (run) => run.env],
