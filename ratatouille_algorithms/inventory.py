@@ -20,6 +20,9 @@ from domainbed.registry import InputError
 from domainbed.runs import FAILED, INCOMPLETE, RunFolder, run_folders
 
 RUN, PROBE, AUXILIARY, AVERAGE = "fine-tuning or training", "linear probe", "auxiliary", "average"
+_TOLD = {"environments", "provenance", "code_version"}
+"""Of what run.json says that which records may not."""
+
 KINDS = (RUN, PROBE, AUXILIARY, AVERAGE)
 
 
@@ -159,6 +162,8 @@ def _read_run(folder: RunFolder) -> Run:
         state = folder.state()
     except OSError:  # its lock cannot be opened, so whether it runs cannot be told
         state = FAILED if (folder / "failed").exists() else INCOMPLETE
+    if recorded:  # which tell the rest
+        description = {key: description[key] for key in _TOLD & description.keys()}
     failure = folder.failure() if state == FAILED else ""
     return Run(folder.path, recorded, description, state, failure, problems)
 

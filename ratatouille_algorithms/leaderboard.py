@@ -13,6 +13,7 @@ from pathlib import Path
 
 from domainbed import tables
 from domainbed.lib import reporting
+from domainbed.lib.doubts import distinct_args
 from domainbed.lib.query import Q
 from domainbed.lib.reporting import Record
 from domainbed.model_selection import SELECTIONS
@@ -104,7 +105,7 @@ def _sheets(built: dict[str, list[Table]], records: Q, score: str) -> list[Sheet
 
 
 def _in_share(records: Q) -> str:
-    shares = sorted({round(100 * (1 - holdout(record["args"]))) for record in records})
+    shares = sorted({round(100 * (1 - holdout(args))) for args in distinct_args(records)})
     return " or ".join(f"{share} %" for share in shares)
 
 
@@ -142,6 +143,11 @@ def _difference(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
+def is_equal(a: float, b: float) -> bool:
+    """Whether two accuracies differ by rounding only, as means of the same counts may."""
+    return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-12)
+
+
 def within_error(a: Cell, b: Cell) -> bool | None:
     """Whether two means differ by no more than the root of the sum of their squared errors.
 
@@ -160,7 +166,7 @@ def marks_of(cells: Sequence[Cell | None]) -> list[str]:
     def mark(cell: Cell | None) -> str:
         if cell is None or best is None:
             return ""
-        if cell.mean == best.mean:
+        if is_equal(cell.mean, best.mean):
             return BEST
         return NEAR if within_error(cell, best) else ""
 
@@ -174,8 +180,9 @@ def mean_ranks(columns: Sequence[Sequence[Cell | None]]) -> list[float | None]:
         if cell is None:
             return math.nan
         means = [other.mean for other in column if other]
-        n_better = sum(mean > cell.mean for mean in means)
-        return n_better + (means.count(cell.mean) + 1) / 2
+        n_equal = sum(is_equal(mean, cell.mean) for mean in means)
+        n_better = sum(mean > cell.mean and not is_equal(mean, cell.mean) for mean in means)
+        return n_better + (n_equal + 1) / 2
 
     by_row = zip(*([rank(cell, column) for cell in column] for column in columns))
     means = [sum(ranks) / len(ranks) for ranks in by_row]

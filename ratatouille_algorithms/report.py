@@ -82,7 +82,8 @@ class Sources:
         ]
         self.records = Q(reporting.each_once(records))
         self.tables = {name: tables.build(self.records, SELECTIONS[name]) for name in SHOWN}
-        self.groups = grouped(self.runs, self.records, self.link)
+        groups = grouped(self.runs, self.records, self.link)
+        self.groups = [(group["title"], len(group["runs"]), as_json(group)) for group in groups]
 
     def link(self, path: Path) -> str:
         """A relative link from the page; no scheme can be in it."""
@@ -120,8 +121,8 @@ def page(sources: Sources, title: str) -> str:
         ),
         footer=escape(f"domainbed-ratatouille {domainbed.__version__}"),
         data="\n".join(
-            f'<script type="application/json" id="group-{i}">{as_json(group)}</script>'
-            for i, group in enumerate(sources.groups)
+            f'<script type="application/json" id="group-{i}">{text}</script>'
+            for i, (_, _, text) in enumerate(sources.groups)
         ),
         style=style,
         script=script,
@@ -171,10 +172,11 @@ def _headline(table: tables.Table) -> list[tuple[str, str, str]]:
     averages = {name: row[-1].mean for name, row in table.rows if row and row[-1]}
     if len(averages) < 2:
         return []
-    best = max(averages, key=averages.__getitem__)
-    more = f"{averages[best]:.1f} % on average"
+    highest = max(averages.values())
+    best = " and ".join(n for n, mean in averages.items() if leaderboard.is_equal(mean, highest))
+    more = f"{highest:.1f} % on average"
     if leaderboard.BASELINE in averages and best != leaderboard.BASELINE:
-        gain = averages[best] - averages[leaderboard.BASELINE]
+        gain = highest - averages[leaderboard.BASELINE]
         more += f", {gain:+.1f} to {leaderboard.BASELINE}"
     return [("Best by ID validation", best, more)]
 
@@ -302,10 +304,10 @@ def _runs(sources: Sources) -> str:
         "ID validation selects. What is open is printed.</p>",
         _KEY,
     ]
-    for i, group in enumerate(sources.groups):
-        n = count(len(group["runs"]), "run")
+    for i, (title, n_runs, _) in enumerate(sources.groups):
+        n = count(n_runs, "run")
         lines.append(
-            f'<details class="group" data-group="{i}"><summary>{escape(group["title"])} '
+            f'<details class="group" data-group="{i}"><summary>{escape(title)} '
             f'<span class="count">{n}</span></summary></details>'
         )
     return "\n".join(lines)

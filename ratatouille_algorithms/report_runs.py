@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def dataset_names(runs: Iterable[Run]) -> list[str]:
     return in_order((r.dataset for r in runs), datasets.DATASETS, datasets.REGISTRY)
 
 
-def grouped(runs: list[Run], records: Q, link: Callable[[Path], str]) -> list[Data]:
+def grouped(runs: list[Run], records: Q, link: Callable[[Path], str]) -> Iterator[Data]:
     """Groups of runs of one kind, dataset and algorithm, in the order of tables."""
     names, places = algorithm_names(runs), dataset_names(runs)
     found: dict[tuple, list[Run]] = {}
@@ -38,7 +38,8 @@ def grouped(runs: list[Run], records: Q, link: Callable[[Path], str]) -> list[Da
         found.setdefault(key, []).append(run)
     by_name = {run.path.name: run for run in runs}
     chosen = selected(records)
-    return [_group(found[key], by_name, chosen, link) for key in sorted(found)]
+    for key in sorted(found):
+        yield _group(found[key], by_name, chosen, link)
 
 
 def _group(

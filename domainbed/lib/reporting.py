@@ -47,6 +47,9 @@ _MAYBE_ARGS: dict[str, tuple[type, ...]] = {
 }
 """Keys of args that a record may lack or leave empty, and their types."""
 
+_SHARED = {"args", "hparams", "environments"}
+"""Keys of records whose values are most often the same in each of a run."""
+
 _CONTROLS = re.compile(rb"\\u00[0189]|\\[bfnrt]|\x7f|\xc2[\x80-\x9f]")
 """What a line of JSON with a control character in a text has in it."""
 
@@ -84,7 +87,7 @@ def read_records(*paths: str | Path, once: bool = False) -> tuple[list[Record], 
 def read_run(folder: str | Path) -> tuple[list[Record] | None, str]:
     """Read the records of a run, None without a file that can be read, and say what is wrong.
 
-    The records share one object of args.
+    The records share one object of args, and others of what else is the same in each.
     """
     file = os.path.join(folder, "results.jsonl")
     try:
@@ -97,7 +100,7 @@ def read_run(folder: str | Path) -> tuple[list[Record] | None, str]:
     records: list[Record] = []
     reasons = []
     for number, line in enumerate(lines, 1):
-        record = read_record(line, records[-1]["args"] if records else None)
+        record = read_record(line, records[-1] if records else None)
         if isinstance(record, str):
             reasons.append(f"line {number}: {record}")
         elif record is not None:
@@ -138,16 +141,16 @@ def read_lines(file: str | Path) -> list[bytes]:
     return read_regular(file).removeprefix(codecs.BOM_UTF8).splitlines()
 
 
-def parse_record(line: bytes, before: dict[str, Any] | None = None) -> Record | None:
+def parse_record(line: bytes, before: Record | None = None) -> Record | None:
     """Return a record, or None for a line that is not a whole and well-formed one."""
     record = read_record(line, before)
     return None if isinstance(record, str) else record
 
 
-def read_record(line: bytes, before: dict[str, Any] | None = None) -> Record | str | None:
+def read_record(line: bytes, before: Record | None = None) -> Record | str | None:
     """Return a record, the reason why a line holds none, or None for an empty line.
 
-    before: the args of the record before; if they are this one's, both hold the same object.
+    before: the record before; what is the same in both, such as args, is one object.
     """
     if not line.strip():
         return None
@@ -167,16 +170,17 @@ def read_record(line: bytes, before: dict[str, Any] | None = None) -> Record | s
     return _fault(record, before) or record
 
 
-def _fault(record: Record, before: dict[str, Any] | None) -> str:
+def _fault(record: Record, before: Record | None) -> str:
     """Say what is wrong with a record, "" for nothing; whole floats become integers."""
     step = _whole(record.get("step"))
     if type(step) is not int:
         return f"step is {_brief(record, 'step')}, expected an integer"
     record["step"] = step
-    args = record.get("args")
-    if before is not None and args == before:
-        record["args"] = before
-    elif fault := _fault_of_args(args):
+    args, seen = record.get("args"), before or {}
+    for key in _SHARED & seen.keys() & record.keys():
+        if record[key] == seen[key]:
+            record[key] = seen[key]
+    if record.get("args") is args and (fault := _fault_of_args(args)):
         return fault
     if not isinstance(record.get("hparams", {}), dict):
         return "hparams is no object"

@@ -6,7 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from domainbed.lib.reporting import get_grouped_records, is_full_data, load_records
+from domainbed.lib.doubts import is_full_data
+from domainbed.lib.query import Q
+from domainbed.lib.reporting import get_grouped_records, read_records
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, nearest
 from domainbed.scripts import load_named_plugins, one_line
@@ -16,23 +18,33 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="domainbed.scripts.list_top_hparams", description=__doc__)
     add = parser.add_argument
-    add("--input_dir", required=True, help="the folder of run folders")
+    add("--input_dir", required=True, nargs="+", metavar="DIR", help="folders of run folders")
     add("--dataset", required=True)
     add("--algorithm", required=True)
     add("--test_env", type=int, required=True)
     add("--selection", nargs="+", metavar="METHOD", help=", ".join(SELECTIONS))
+    add("--strict", action="store_true", help="end with code 3 if anything is doubtful")
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
     return parser
 
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print; 0 if there is something to list, 2 otherwise."""
+    """Print; 0 if there is something to list, 2 otherwise, 3 for problems under --strict."""
     load_named_plugins(argv)
     args = build_parser().parse_args(argv)
-    groups = get_grouped_records(load_records(args.input_dir))
+    records, problems = read_records(*args.input_dir)
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    show(get_grouped_records(Q(records)), args)
+    return 3 if problems and args.strict else 0
+
+
+def show(groups: Q, args: argparse.Namespace) -> None:
+    """Print the runs that were asked for, of equal ones the highest hparams_seed first."""
+    folders = " ".join(args.input_dir)
     if not len(groups):
-        raise InputError(f"--input_dir {args.input_dir!r} holds no run with a test domain")
+        raise InputError(f"--input_dir {folders!r} holds no run with a test domain")
     for key, wanted in (
         ("dataset", args.dataset),
         ("algorithm", args.algorithm),
@@ -42,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         groups = groups.filter_equals(key, wanted)
         if not len(groups):
             near = nearest(wanted, map(str, there))
-            raise InputError(f"No run in {args.input_dir!r} has {key} {wanted!r}. {near}")
+            raise InputError(f"No run in {folders!r} has {key} {wanted!r}. {near}")
     is_auto_lr = any(is_full_data(record) for group in groups for record in group["records"])
     every = ["iid", "loo", "oracle", *(["iid_autolr"] if is_auto_lr else [])]
     for name in args.selection or every:
@@ -59,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for folder in records.select(lambda r: r["args"].get("output_dir")).unique():
                     print(f"    output_dir: {folder}")
         print()
-    return 0
 
 
 if __name__ == "__main__":

@@ -71,6 +71,14 @@ def test_equal_rows_share_a_rank_and_a_missing_cell_has_none():
     assert leaderboard.mean_ranks(columns) == [2.5, 2.25, None, 2.0]
 
 
+def test_means_of_the_same_counts_are_equal_whatever_their_rounding():
+    a, b = (100 * (0.1 + 0.2 + 0.3) / 3, 100 * (0.3 + 0.2 + 0.1) / 3)
+    assert a != b
+    cells = [Cell(a, 0.1, 3), Cell(b, 0.1, 3), Cell(a - 1e-6, 0.1, 3)]
+    assert leaderboard.marks_of(cells) == ["best", "best", "near"]
+    assert leaderboard.mean_ranks([cells]) == [1.5, 1.5, 3.0]
+
+
 def test_the_whole_domain_is_recorded_or_put_together_from_both_splits():
     single = record(0, [(0.5, 1.0), (0.9, 0.9)])
     average = {**record(0, [(0.5, 1.0), (0.9, 0.9)]), "env0_all_acc": 0.7}

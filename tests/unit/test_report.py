@@ -154,6 +154,28 @@ def test_selected_runs_are_those_of_id_validation(tmp_path):
     assert [run["val"] for run in group["runs"]] == [60.0, 80.0, 70.0]
 
 
+def test_of_equal_runs_the_highest_hparams_seed_is_selected(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / "s" / str(seed), [record(5, [(0.5, 0.6)] * 2, hparams_seed=seed)])
+    (group,) = page_of(tmp_path / "s", tmp_path).groups
+    assert [run["chosen"] for run in group["runs"]] == [False, False, True]
+
+
+def test_a_report_of_several_folders(tmp_path, capsys):
+    accs = [(0.5, 0.6)] * 2
+    for name, seed in (("x", 0), ("y", 1)):
+        write_run(tmp_path / name / "run", [record(5, accs, hparams_seed=seed)])
+    words = ["--output", str(tmp_path / "r.html"), "--strict", "--input_dir"]
+    assert main([*words, str(tmp_path / "x"), str(tmp_path / "y")]) == 0
+    page = Page((tmp_path / "r.html").read_text())
+    assert "2 of 2" in page.text and "Report of x and y" in page.text
+    (group,) = page.groups
+    assert [run["href"] for run in group["runs"]] == ["./x/run", "./y/run"]
+    write_run(tmp_path / "y" / "copy", [record(5, accs, hparams_seed=1)])
+    assert main([*words, str(tmp_path / "x"), str(tmp_path / "y")]) == 3
+    assert "records stand twice" in capsys.readouterr().err
+
+
 def test_only_hparams_that_differ_are_shown():
     assert varied([{"lr": 1, "b": 2}, {"lr": 3, "b": 2}]) == ["lr"]
 

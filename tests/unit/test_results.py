@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import re
 import shutil
 
 import pytest
 import random_records
 from conftest import GOLDEN
+from sweep_folders import write_run
 
 from domainbed import model_selection as selection
 from domainbed.lib.query import Q
@@ -167,6 +169,21 @@ def test_list_top_hparams(sweep, capsys):
     assert "test-domain validation set (oracle)" in out and "lr: 5e-05" in out
     assert list_top_hparams.main([*words, "ERN", "--test_env", "0"]) == 2
     assert "Did you mean 'ERM'" in capsys.readouterr().err
+
+
+def test_equal_runs_are_listed_by_falling_hparams_seed(tmp_path, capsys):
+    for seed, acc in enumerate((0.5, 0.75, 0.5, 0.5)):
+        write_run(tmp_path / "a" / str(seed), [record(0, [(0.1, acc)] * 2, hparams_seed=seed)])
+    again = record(0, [(0.1, 0.5)] * 2, hparams_seed=9, trial_seed=1)
+    write_run(tmp_path / "b" / "0", [again])
+    words = ["--input_dir", str(tmp_path / "a"), str(tmp_path / "b"), "--algorithm", "ERM"]
+    words += ["--dataset", "PACS", "--test_env", "0", "--selection"]
+    for method in ("iid", "oracle"):
+        assert list_top_hparams.main([*words, method]) == 0
+        out = capsys.readouterr().out
+        assert re.findall(r"hparams_seed (\d)", out) == ["1", "3", "2", "0", "9"]
+    assert list_top_hparams.main([*words, "iid", "--strict"]) == 3  # trial 1 lacks runs
+    assert "trial 1 lacks 4 runs" in capsys.readouterr().err
 
 
 def test_queries():
