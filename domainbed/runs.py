@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -43,6 +44,13 @@ LOCK = ".lock"
 DAMAGED = "damaged"
 """Where damaged run folders are set aside, beside the others."""
 
+ASIDE = "aside"
+"""Where runs of a sweep that others took the place of are kept, beside its folders."""
+
+BEFORE = "results.before.jsonl"
+"""The records of a run that was interrupted without a state, and started anew."""
+
+_JOB_ID = re.compile("[0-9a-f]{32}")
 _SIGNS = {"run.json", "results.jsonl", "failed", "done", "err.txt"}
 
 
@@ -121,8 +129,35 @@ class RunFolder:
                 "give a folder that you may write to"
             ) from error
 
+    def holds_work(self) -> bool:
+        """Whether a run has got so far here that it would be a loss."""
+        names = ("done", "results.jsonl", STATE)
+        return any(os.path.lexists(self.path / name) for name in names)
+
+    def move_aside(self) -> Path:
+        """Move all files of a run to a folder of its own; return that.
+
+        It is `<folder>.<n>`, or for a job of a sweep, whose tables read all folders beside it,
+        `aside/<folder>.<n>`. The lock stays.
+        """
+        place = self.path
+        if _JOB_ID.fullmatch(place.name):
+            place = place.with_name(ASIDE) / place.name
+            place.parent.mkdir(exist_ok=True)
+        n = 1
+        while (aside := place.with_name(f"{place.name}.{n}")).exists():
+            n += 1
+        aside.mkdir()
+        for file in self.path.iterdir():
+            if not file.name.startswith(LOCK):
+                os.replace(file, aside / file.name)
+        return aside
+
     def begin(self, description: Mapping[str, Any]) -> None:
-        """Clear what an interrupted run left and say what runs here now."""
+        """Clear what an interrupted run left, but its records, and say what runs here now."""
+        with contextlib.suppress(FileNotFoundError):
+            if (self.path / "results.jsonl").stat().st_size:
+                os.replace(self.path / "results.jsonl", self.path / BEFORE)
         for leftover in ("done", "failed", "results.jsonl", LAST, BEST, "out.txt", "err.txt"):
             (self.path / leftover).unlink(missing_ok=True)
         for pattern in ("model_*.safetensors", "state*", ".*.tmp"):
@@ -251,7 +286,7 @@ def run_folders(root: str | Path) -> Iterator[RunFolder]:
     Links are not followed.
     """
     for path, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name != DAMAGED)
+        names[:] = sorted(name for name in names if name not in (DAMAGED, ASIDE))
         if _SIGNS & set(files):
             names.clear()
             yield RunFolder(path)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from domainbed.algorithms import get_algorithm_class
-from domainbed.engine import checkpoint, trainer
+from domainbed.engine import trainer
 from domainbed.engine.options import Options
 from domainbed.engine.run import Run
 from domainbed.registry import InputError
@@ -107,7 +107,7 @@ class FullData(trainer.Trainer):
 
     def __init__(self, run: Run, algorithm: Any, found: Found, options: Options) -> None:
         super().__init__(run, algorithm)
-        self.keeper = checkpoint.Keeper(run.folder, options)  # those of the job, not of this half
+        self.keeper.options = options  # those of the job, not of this half
         self.n_steps, self.schedule = found.n_steps, found.schedule
 
     def saved(self) -> dict[str, Any]:

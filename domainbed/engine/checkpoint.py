@@ -1,7 +1,8 @@
 """The state of a training run, kept so that one that is interrupted goes on where it was.
 
-    state-<step>.pt   weights, optimisers, random generators, the open window of metrics
-    state.json        which of them counts, its sha256, and the run that it is of; written last
+    state-<step>.pt        all that the algorithm keeps, random generators, the window of metrics
+    state-<step>.model*    second names of the weights that were kept by then
+    state.json             which of them count, their sha256, and the run of that; written last
 
 Which samples a step draws depends on the seed and the step alone, so their streams have no state.
 """
@@ -12,6 +13,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 
 from domainbed import __version__
+from domainbed.engine import restoring, state
 from domainbed.engine.options import Options
 from domainbed.lib.files import flushed, replacing, sha256_of
 from domainbed.runs import STATE, RunFolder, write_atomic
@@ -36,6 +39,9 @@ EXIT_CODE = 75
 
 LEAST_SECONDS, MOST_SECONDS = 5.0, 600.0
 """Between two states: at checkpoints, where what may be lost is cheaper than saving; anywhere."""
+
+FORMAT = 2
+"""Of states; one of another format is not used."""
 
 SHARE = 0.01
 """Of the time of training, what saving states at checkpoints may take."""
@@ -93,8 +99,11 @@ class State:
 class Keeper:
     """Saves the state of a run when it is due."""
 
-    def __init__(self, folder: RunFolder, options: Options) -> None:
+    def __init__(self, folder: RunFolder, options: Options, algorithm: torch.nn.Module) -> None:
         self.folder, self.options = folder, options
+        self.made = state.Made(algorithm)
+        self.hashes: dict[tuple[str, int, int], str] = {}
+        self.is_refused = False
         given = options.checkpoint_seconds
         self.most = MOST_SECONDS if given is None else given
         self.saved_at, self.cost = time.monotonic(), 0.0
@@ -113,16 +122,20 @@ class Keeper:
         if STOP.is_lost:
             raise Interrupted
         start = time.monotonic()
-        everything = {
-            **content,
-            "step": step,
-            "algorithm": algorithm.state_dict(),
-            "optimizers": _optimizers(algorithm),
-            "generators": _generators(),
-        }
+        note = "run it again to go on"
         try:
+            everything = {
+                **content,
+                "step": step,
+                "algorithm": state.saved(algorithm, self.made),
+                "generators": _generators(),
+            }
             self._write(step, everything)
-            note = "run it again to go on"
+        except state.CannotSave as error:
+            note = "it cannot go on, so it starts anew when it is run again"
+            if not self.is_refused:
+                logger.warning("if this run is interrupted, %s: %s", note, error)
+            self.is_refused = True
         except (OSError, RuntimeError) as error:  # torch's own error tells of a full disk, too
             note = "its state could not be saved"
             logger.warning("%s after step %d (%s)", note, step, error)
@@ -143,11 +156,38 @@ class Keeper:
             "file": path.name,
             "sha256": sha256_of(path),
             "n_bytes": flushed(results).stat().st_size if results.exists() else 0,
+            "weights": self._weights(step),
         }
         write_atomic(self.folder / STATE, json.dumps(about, indent=2, sort_keys=True))
-        for other in self.folder.path.glob("state-*.pt"):
-            if other != path:
+        kept = {path.name, *(str(each["file"]) for each in about["weights"].values())}
+        for other in self.folder.path.glob("state-*"):
+            if other.name not in kept:
                 other.unlink(missing_ok=True)
+
+    def _weights(self, step: int) -> dict[str, dict[str, str]]:
+        """The weights that count so far: a second name, which lasts until the next state, and hash.
+
+        Under their own name they may be replaced before this run is interrupted.
+        """
+        found = {}
+        for path in sorted(self.folder.path.glob("model*.safetensors")):
+            about = path.stat()
+            key = path.name, about.st_mtime_ns, about.st_size
+            if key not in self.hashes:
+                self.hashes[key] = sha256_of(flushed(path))
+            second = self.folder / f"state-{step}.{path.stem}"
+            second.unlink(missing_ok=True)
+            _link(path, second)
+            found[path.name] = {"file": second.name, "sha256": self.hashes[key]}
+        return found
+
+
+def _link(path: Path, second: Path) -> None:
+    """Give a file a second name, or copy it where the file system knows no links."""
+    try:
+        os.link(path, second)
+    except OSError:
+        shutil.copyfile(path, second)
 
 
 def find(folder: RunFolder, options: Options, device: torch.device | str) -> State | None:
@@ -165,8 +205,12 @@ def find(folder: RunFolder, options: Options, device: torch.device | str) -> Sta
             reason = "it is damaged"
         elif n_bytes and (folder / "results.jsonl").stat().st_size < n_bytes:
             reason = "records that were written before it are lost"
+        elif lost := _lost_weights(folder, about["weights"]):
+            reason = f"{lost} that were kept with it are lost or damaged"
         else:
-            return State(torch.load(path, map_location=device, weights_only=True), n_bytes)
+            content = torch.load(path, map_location=device, weights_only=True)
+            _take_back(folder, about["weights"])
+            return State(content, n_bytes)
     except FileNotFoundError:
         if not (folder / STATE).exists():
             return None
@@ -177,12 +221,28 @@ def find(folder: RunFolder, options: Options, device: torch.device | str) -> Sta
     return None
 
 
-def restore(state: State, algorithm: torch.nn.Module) -> None:
-    """Load weights, optimisers and random generators."""
-    algorithm.load_state_dict(state.content["algorithm"])
-    for name, saved in state.content["optimizers"].items():
-        getattr(algorithm, name).load_state_dict(saved)
-    saved = state.content["generators"]
+def _lost_weights(folder: RunFolder, weights: dict[str, dict[str, str]]) -> str:
+    """Names of weights that are not what a state says, "" for none."""
+    kept = {name: folder / Path(about["file"]).name for name, about in weights.items()}
+    return ", ".join(
+        name
+        for name, path in kept.items()
+        if not path.is_file() or sha256_of(path) != weights[name]["sha256"]
+    )
+
+
+def _take_back(folder: RunFolder, weights: dict[str, dict[str, str]]) -> None:
+    """Give the weights of a state their own names again, and remove later ones."""
+    for path in folder.path.glob("model*.safetensors"):
+        path.unlink()
+    for name, about in weights.items():
+        _link(folder / Path(about["file"]).name, folder / Path(name).name)
+
+
+def restore(found: State, algorithm: torch.nn.Module) -> None:
+    """Load weights, all else that the algorithm keeps, and random generators."""
+    restoring.load(algorithm, found.content["algorithm"])
+    saved = found.content["generators"]
     version, numbers, gauss = saved["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = saved["numpy"]
@@ -193,17 +253,8 @@ def restore(state: State, algorithm: torch.nn.Module) -> None:
 
 
 def _identity(options: Options) -> dict[str, Any]:
-    return {"args": json.loads(json.dumps(options.identity())), "code_version": __version__}
-
-
-def _optimizers(algorithm: torch.nn.Module) -> dict[str, Any]:
-    """Those of a class that was not written for our base, whose state dict has them."""
-    from domainbed.algorithms.base import Algorithm
-
-    if isinstance(algorithm, Algorithm):
-        return {}
-    found = vars(algorithm).items()
-    return {k: v.state_dict() for k, v in found if isinstance(v, torch.optim.Optimizer)}
+    args = json.loads(json.dumps(options.identity()))
+    return {"args": args, "code_version": __version__, "format": FORMAT}
 
 
 def _generators() -> dict[str, Any]:

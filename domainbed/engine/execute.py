@@ -19,7 +19,7 @@ from domainbed.engine.trainer import RunFailed
 from domainbed.jobs import Job
 from domainbed.lib.machine import freed_memory_kept
 from domainbed.registry import InputError, resolve
-from domainbed.runs import LOCK, RunFolder
+from domainbed.runs import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -68,21 +68,20 @@ def _execute(options: Options, folder: RunFolder, function: str | None) -> None:
 
 
 def _is_done_already(folder: RunFolder, options: Options) -> bool:
-    """Whether this very job is done; a finished job of other arguments is moved aside."""
-    if not folder.is_done:
+    """Whether this very job is done; a run of other arguments or versions is moved aside."""
+    if not folder.holds_work():
         return False
-    theirs = folder.description().get("args")
-    if theirs is None or theirs == json.loads(json.dumps(options.recorded())):
+    theirs = folder.description()
+    args, version = theirs.get("args"), theirs.get("code_version")
+    is_same = args == json.loads(json.dumps(options.recorded()))
+    if folder.is_done and (args is None or is_same):
         logger.warning("%s is done; delete it to run it again", folder.path)
         return True
-    n = 1
-    while (aside := Path(f"{folder.path}.{n}")).exists():
-        n += 1
-    aside.mkdir()
-    for file in folder.path.iterdir():
-        if not file.name.startswith(LOCK):
-            os.replace(file, aside / file.name)
-    logger.warning("%s held a run of other arguments, which is in %s now", folder.path, aside)
+    if is_same and version == __version__:
+        return False
+    what = "another version" if is_same else "other arguments"
+    aside = folder.move_aside()
+    logger.warning("%s held a run of %s, which is in %s now", folder.path, what, aside)
     return False
 
 

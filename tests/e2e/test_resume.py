@@ -10,19 +10,20 @@ import sys
 import time
 
 import pytest
+import torch
 
 from domainbed import algorithms, hparams_registry
 from domainbed.engine import checkpoint
 from domainbed.engine.options import Options
 from domainbed.engine.trainer import Trainer
-from domainbed.runs import STATE, RunFolder
+from domainbed.runs import BEST, STATE, RunFolder, run_folders
 from domainbed.scripts import train, train_autolr
 
 pytestmark = pytest.mark.usefixtures("tiny_datasets")
 
 STEPS = 8
 TRAINED = [*algorithms.ALGORITHMS, "FineTuning", "InterTraining", "Fusing"]
-TIMES = ("step_time", "mem_gb")
+TIMES = ("step_time", "update_time", "mem_gb")
 EARLY = ("anneal_iters", "burnin_iters", "linear_steps", "lp_steps", "ma_start")
 
 
@@ -214,7 +215,7 @@ def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path, monkeypatch):
 
 
 def test_states_are_as_far_apart_as_they_are_expensive(tmp_path):
-    keeper = checkpoint.Keeper(RunFolder(tmp_path), Options())
+    keeper = checkpoint.Keeper(RunFolder(tmp_path), Options(), torch.nn.Identity())
     for cost, gap in ((0.01, checkpoint.LEAST_SECONDS), (1.0, 1.0 / checkpoint.SHARE)):
         keeper.cost = cost
         keeper.saved_at = time.monotonic() - gap + 1
@@ -260,3 +261,78 @@ def test_signals_save_the_state(tmp_path):
         assert not RunFolder(folder).is_locked()
     assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert begun() == 4
+
+
+def lose_best(folder):
+    for path in [folder / BEST, *folder.glob("state-*.model_best")]:
+        path.unlink()
+
+
+def cut_best(folder):
+    for path in {p.stat().st_ino: p for p in folder.glob("*model_best*")}.values():
+        path.write_bytes(path.read_bytes()[:-40])
+
+
+def flip_best(folder):
+    for path in {p.stat().st_ino: p for p in folder.glob("*model_best*")}.values():
+        data = bytearray(path.read_bytes())
+        data[-9] ^= 255
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [lose_best, cut_best, flip_best])
+def test_a_state_whose_weights_are_lost_or_damaged_is_not_used(interrupted, caplog, damage):
+    folder, argv, expected = interrupted
+    damage(folder)
+    assert train.main(argv) == 0 and outcome(folder) == expected
+    assert "model_best.safetensors that were kept with it are lost or damaged" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_weights_are_taken_back_from_the_state(interrupted, damage):
+    folder, argv, expected = interrupted
+    (kept,) = folder.glob("state-*.model_best")
+    content = kept.read_bytes()
+    (folder / BEST).unlink()  # as when later ones took its place
+    (folder / BEST).write_bytes(b"later")
+    damage(folder / BEST)
+    assert kept.read_bytes() == content
+    assert train.main(argv) == 0 and outcome(folder) == expected
+
+
+@pytest.mark.parametrize("other", [["--trial_seed", "1"], ["--seed", "9"], ["--steps", "3"]])
+def test_an_interrupted_run_of_other_arguments_is_moved_aside(interrupted, caplog, other):
+    folder, argv, expected = interrupted
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    assert train.main([*argv, *other]) == 0
+    aside = folder.with_name(f"{folder.name}.1")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert f"held a run of other arguments, which is in {aside} now" in caplog.text
+    folder.rename(folder.with_name("other"))
+    aside.rename(folder)
+    assert train.main(argv) == 0 and outcome(folder) == expected  # it goes on from there
+
+
+def test_an_interrupted_run_of_another_version_is_moved_aside(interrupted, monkeypatch, caplog):
+    folder, argv, expected = interrupted
+    description = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**description, "code_version": "0.0.1"}))
+    assert train.main(argv) == 0 and outcome(folder) == expected
+    assert "held a run of another version, which is in" in caplog.text
+
+
+def test_a_job_of_a_sweep_is_moved_where_no_table_looks(tmp_path):
+    folder = RunFolder(tmp_path / ("0a" * 16))
+    folder.create()
+    (folder / "results.jsonl").write_text("{}\n")
+    assert folder.holds_work()
+    assert folder.move_aside() == tmp_path / "aside" / f"{folder.path.name}.1"
+    assert not folder.holds_work() and list(run_folders(tmp_path)) == []
+
+
+def test_records_of_a_run_without_a_state_are_kept(interrupted):
+    folder, argv, expected = interrupted
+    records = (folder / "results.jsonl").read_text()
+    (folder / STATE).unlink()
+    assert train.main(argv) == 0 and outcome(folder) == expected
+    assert (folder / "results.before.jsonl").read_text() == records

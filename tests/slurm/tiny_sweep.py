@@ -67,7 +67,11 @@ def is_alive(folder: Path) -> bool:
 
 
 def _comparable(record: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in record.items() if key not in ("step_time", "mem_gb")}
+    kept = {
+        key: value
+        for key, value in record.items()
+        if key not in ("step_time", "update_time", "mem_gb")
+    }
     kept["args"] = {key: value for key, value in kept["args"].items() if key != "output_dir"}
     return json.loads(json.dumps(kept))
 
