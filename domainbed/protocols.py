@@ -25,6 +25,8 @@ class Protocol:
     checkpoint_freq: Mapping[str, int] = field(default_factory=dict)
     val_augment: bool = False
     partition_by_seed: bool = False
+    pooled_validation: bool = False
+    """Whether a greedy search counts all validation samples alike, not all domains."""
 
 
 DEFAULT = "default"
@@ -39,9 +41,10 @@ PROTOCOLS = {
         Protocol("domainbed-2024", val_augment=True, partition_by_seed=True),
         Protocol(
             "ratatouille",
-            _PLAIN_RESNET,
+            {**_PLAIN_RESNET, "lp_steps": 201},  # its code counts after the step
             steps={"DomainNet": 15001},
             checkpoint_freq={**dict.fromkeys(_PAPER, 100), "VLCS": 50, "DomainNet": 500},
+            pooled_validation=True,
         ),
     )
 }

@@ -107,27 +107,13 @@ class FineTuning(ERM):
                 state = {alias: mean.state[first] for alias, first in self._first.items()}
                 run.save_tensors(name, state, step=step, n_iterates=mean.n)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The optimiser's state and the averages."""
-        state = super().get_extra_state()
-        if self.trajectory is not None:
-            state["trajectory"] = self.trajectory.saved()
-        return state
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
-        state = dict(state)
-        if "trajectory" in state:
-            self.trajectory = Trajectory(self.hparams)
-            self.trajectory.restore(state.pop("trajectory"))
-        super().set_extra_state(state)
-
 
 class InterTraining(FineTuning):
     """Fine-tune from weights that were first fine-tuned on an auxiliary dataset (Rame et al. 2023,
     arXiv 2212.10445; inter-training: Phang et al. 2018, arXiv 1811.01088).
 
-    When they are not the foundation itself, the first `lp_steps` updates train only the head.
+    When they are not the foundation itself, the first `lp_steps` updates train only the head; then
+    a new Adam trains all weights, as in the public code, whose warm-up has one update more.
     """
 
     reads_features_alone = True
@@ -180,22 +166,13 @@ class InterTraining(FineTuning):
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None
     ) -> dict[str, float]:
-        """One step of ERM, of the head alone during the warm-up."""
+        """One step of ERM, of the head alone during the warm-up, after which Adam starts anew."""
         if self.n_head_updates:
             self.featurizer.requires_grad_(self.n_updates >= self.n_head_updates)
+            if self.n_updates == self.n_head_updates:
+                self.optimizer = self.new_optimizer()
         self.n_updates += 1
         return super().update(minibatches, unlabeled)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The optimiser and how far the warm-up is."""
-        counts = {"n_updates": self.n_updates, "n_head_updates": self.n_head_updates}
-        return {**super().get_extra_state(), "counts": counts}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
-        state = dict(state)
-        vars(self).update(state.pop("counts", {}))
-        super().set_extra_state(state)
 
 
 class Fusing(InterTraining):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from domainbed.lib import weights as weight_files
 from domainbed.runs import BEST, LAST
 from ratatouille_algorithms import means, weights
 from ratatouille_algorithms.algorithms import MOVING_AVERAGE, SWAD
-from ratatouille_algorithms.greedy import Validation
+from ratatouille_algorithms.greedy import Validation, exact_id_score
 from ratatouille_algorithms.waves import Waves
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,15 @@ def _average(run: Run, selection: str) -> None:
     id_accs = [header["id_acc"] for header in headers]
     is_kept = combine(run, algorithm, paths, id_accs, SELECTIONS[selection])
     members = rows([path.parent.name for path in paths], id_accs, is_kept)
-    finish(run, algorithm, headers, {"n_members": sum(is_kept)}, members=members)
+    about: dict[str, Any] = {"members": members}
+    if selection == "greedy":
+        about["score"] = score_name(run)
+    finish(run, algorithm, headers, {"n_members": sum(is_kept)}, **about)
+
+
+def score_name(run: Run) -> str:
+    """What the greedy search goes by."""
+    return "validation samples" if run.protocol.pooled_validation else "mean over domains"
 
 
 def check(algorithm: Any, paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -94,16 +103,22 @@ def rows(names: list[str], id_accs: list[float], is_kept: list[bool]) -> list[di
 
 
 def select_greedily(
-    run: Run, algorithm: Any, paths: list[Path], id_accs: list[float]
+    run: Run,
+    algorithm: Any,
+    paths: list[Path],
+    id_accs: list[float],
+    is_pooled: bool | None = None,
 ) -> list[Path]:
     """The members that the greedy search keeps, best first.
 
-    Each is read once or twice: the average so far is kept in a file beside the result.
+    is_pooled: whether all validation samples count alike, not all domains; None: as the protocol
+    says. Each is read once or twice: the average so far is kept in a file beside the result.
     """
-    order = sorted(range(len(paths)), key=lambda i: -id_accs[i])
+    order = sorted(range(len(paths)), key=lambda i: -round(id_accs[i], 9))  # equal: as given
     chosen: list[Path] = []
-    validation = Validation(run)
-    best, into = 0.0, weights.places(algorithm, paths[order[0]])
+    pooled = run.protocol.pooled_validation if is_pooled is None else is_pooled
+    validation = Validation(run, pooled)
+    best, into = Fraction(0), weights.places(algorithm, paths[order[0]])
     so_far = Path(run.folder / ".greedy.safetensors")
     try:
         for i in order:  # the first one's accuracy may have been measured on augmented images
@@ -113,7 +128,7 @@ def select_greedily(
             mean_of_all = {n: t.clone() for n, t in into.items()} if _reestimates(run) else into
             settle_batch_norms(run, algorithm)
             score = validation.score(algorithm, best)
-            said = f"below {best:.4f}" if score is None else f"{score:.4f}"
+            said = f"below {float(best):.4f}" if score is None else f"{float(score):.4f}"
             logger.info("with %s: ID validation accuracy %s", paths[i].parent.name, said)
             if score is not None:
                 chosen.append(paths[i])
@@ -161,15 +176,15 @@ def wise(run: Run) -> None:
     paths = [needed_weights(folder, BEST) for folder in folders]
     headers, algorithm = means.check_layouts(paths), run.build()
     given = run.options.further.get("wise_alpha")
-    best, chosen = -1.0, ALPHAS[0] if given is None else given
+    best, chosen = Fraction(-1), ALPHAS[0] if given is None else given
     alphas = iter(ALPHAS)
     mixtures = [(paths, [1 - alpha, alpha]) for alpha in ALPHAS if given is None]
     for networks in Waves(run).of(mixtures):
         for network in networks:
             settle_batch_norms(run, network)
         for accs, _ in run.evaluator.measure_each(networks, run.train_envs, ("out",)):
-            alpha, score = next(alphas), run.id_score(accs)
-            logger.info("alpha %.1f: ID validation accuracy %.4f", alpha, score)
+            alpha, score = next(alphas), exact_id_score(run, accs)
+            logger.info("alpha %.1f: ID validation accuracy %.4f", alpha, float(score))
             if score >= best:
                 best, chosen = score, alpha
     weights.combine(paths, [1 - chosen, chosen], weights.places(algorithm, paths[0]))

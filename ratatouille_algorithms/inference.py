@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -60,6 +61,11 @@ def average(args: argparse.Namespace) -> list[str]:
     Raises `InputError` where there is nothing to average, or members do not fit each other.
     """
     logging.getLogger("domainbed").setLevel(logging.WARNING)
+    if args.weight_selection == "greedy" and args.trial_seed == -1:
+        raise InputError(
+            "--weight_selection greedy was given with --trial_seed -1, but what validates one "
+            "trial is training data of the others; give one trial, or --weight_selection uniform"
+        )
     datasets.find(args.dataset, args.data_dir)
     members, left_out = find(args)
     for line in left_out:
@@ -78,6 +84,8 @@ def average(args: argparse.Namespace) -> list[str]:
             headers = means.check_layouts(paths)
         id_accs = [member.id_acc for member in members]
         select = averages.SELECTIONS[args.weight_selection]
+        if args.weight_selection == "greedy" and not members[0].is_ours:
+            select = partial(averages.select_greedily, is_pooled=True)  # as their code does
         is_kept = averages.combine(run, algorithm, paths, id_accs, select)
         names = [str(member.folder.path) for member in members]
         run.options = replace(
@@ -93,7 +101,8 @@ def average(args: argparse.Namespace) -> list[str]:
         if args.output_dir:
             folder.finish()
     print(table(members, is_kept))
-    print(result(run, accs_of_all, sum(is_kept)))
+    is_of_one_trial = len({member.args["trial_seed"] for member in members}) == 1
+    print(result(run, accs_of_all, sum(is_kept), is_of_one_trial))
     return left_out
 
 
@@ -253,11 +262,13 @@ def table(members: Sequence[Member], is_kept: Sequence[bool]) -> str:
     return _aligned(rows)
 
 
-def result(run: Run, accs: dict[str, float], n_members: int) -> str:
-    """A line for each domain."""
+def result(run: Run, accs: dict[str, float], n_members: int, is_of_one_trial: bool) -> str:
+    """A line for each domain; of several trials no out splits, on which some members trained."""
     rows: list[Sequence[str]] = [("domain", "in split", "out split", "whole domain")]
     for env, name in enumerate(run.env_names):
         cells = [accs.get(acc_key(env, split)) for split in ("in", "out")]
+        if not is_of_one_trial and env not in run.test_envs:
+            cells = [None, None]
         whole = run.whole_domain_acc(accs, env)
         label = f"{name} (test)" if env in run.test_envs else name
         rows.append((label, *("" if x is None else f"{x:.6f}" for x in (*cells, whole))))

@@ -58,6 +58,7 @@ def followed_space(dataset: str) -> list[HParam]:
         HParam("swad_n_converge", 3),
         HParam("swad_n_tolerance", 6),
         HParam("swad_tolerance", 0.2 if dataset == "VLCS" else 0.3),
+        HParam("swad_rule", "code"),
     ]
 
 

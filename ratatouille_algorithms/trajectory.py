@@ -2,8 +2,9 @@
 
     moving average  the mean of all iterates from update `ma_start` on (SMA, Arpit et al. 2021,
                     arXiv 2110.10832)
-    SWAD            the mean of the iterates between a start and an end that the validation loss
-                    tells (Cha et al. 2021, arXiv 2102.08604, algorithm 1)
+    SWAD            the mean of what lies between a start and an end that the validation loss
+                    tells (Cha et al. 2021, arXiv 2102.08604): of segments, as its code chooses
+                    them, or of iterates, as algorithm 1 of the paper does
 
 Iterates are the weights after each update. Those since the last checkpoint are one segment, and
 only means of segments are kept, so memory does not grow with the run.
@@ -60,14 +61,8 @@ class Mean:
         return mean
 
 
-class SWAD:
-    """The mean of segments from a start to an end, both found by validation losses.
-
-    It starts at the first checkpoint whose loss the next n_converge - 1 do not fall below, and ends
-    before the first n_tolerance checkpoints in a row whose losses are all above (1 + tolerance)
-    times the mean loss of those n_converge. Where it finds no start, it is the mean of the whole
-    run; where it finds no end, it goes on to the last segment.
-    """
+class Rule:
+    """Chooses segments by validation losses; those that may still be chosen are `open`."""
 
     def __init__(self, n_converge: int, n_tolerance: int, tolerance: float) -> None:
         self.n_converge, self.n_tolerance = n_converge, n_tolerance
@@ -77,6 +72,123 @@ class SWAD:
         self.settled = Mean()
         self.open: list[Mean] = []
         self.losses: list[float] = []
+
+    def add(self, segment: Mean, loss: float) -> None:
+        """Take the iterates up to a checkpoint, and the validation loss there."""
+        raise NotImplementedError(f"{type(self).__name__} must define add")
+
+    def mean(self) -> Mean:
+        """The mean so far."""
+        raise NotImplementedError(f"{type(self).__name__} must define mean")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs."""
+        means = {"settled", "open"}
+        return {
+            **{key: value for key, value in vars(self).items() if key not in means},
+            "settled": self.settled.saved(),
+            "open": [segment.saved() for segment in self.open],
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what was saved."""
+        vars(self).update(saved)
+        self.settled = Mean.restored(saved["settled"])
+        self.open = [Mean.restored(segment) for segment in saved["open"]]
+
+
+class Code(Rule):
+    """What the code does that SWAD's published figures come from; each segment counts once.
+
+    A run converges at the first checkpoint where none of the last n_converge losses is below the
+    first of them; the threshold is (1 + tolerance) times their mean. Of the last n_tolerance
+    checkpoints then, those but the last n_converge - 1 are looked back at: what follows the last
+    loss above the threshold, less the segment right after that, is chosen. From then on each
+    checkpoint chooses the segment n_tolerance - 1 checkpoints back, if it is not before the first
+    of the n_converge; so a segment can be chosen twice. The run ends when the last n_tolerance
+    losses are all above the threshold. If it does not, the segments that are left are chosen in
+    turn while some loss from theirs on is not above it. A run that never converges has its last
+    segment.
+    """
+
+    def __init__(self, n_converge: int, n_tolerance: int, tolerance: float) -> None:
+        super().__init__(n_converge, n_tolerance, tolerance)
+        self.n_segments = self.first = 0
+
+    def add(self, segment: Mean, loss: float) -> None:
+        """Take the iterates up to a checkpoint, and the validation loss there."""
+        if self.has_ended:
+            return
+        once = Mean()
+        once.add(segment.state)
+        self.open.append(once)
+        self.losses.append(loss)
+        self.n_segments += 1
+        n_kept = max(self.n_converge, self.n_tolerance)
+        del self.open[:-n_kept], self.losses[:-n_kept]
+        if self.threshold is None:
+            self._look_for_start()
+        else:
+            tail = self.losses[-self.n_tolerance :]
+            self.has_ended = min(tail) > self.threshold
+            if not self.has_ended and self.n_segments - len(tail) >= self.first:
+                self._choose(self.open[-len(tail)])
+
+    def _choose(self, *segments: Mean) -> None:
+        for segment in segments:
+            self.settled.add(segment.state)
+
+    def _look_for_start(self) -> None:
+        recent = self.losses[-self.n_converge :]
+        if len(recent) < self.n_converge or recent[0] > min(recent):
+            return
+        self.threshold = (1 + self.tolerance) * sum(recent) / len(recent)
+        self.first = self.n_segments - self.n_converge
+        more = self.n_tolerance - self.n_converge
+        if more < 0:
+            start = len(self.open) - self.n_converge + 1
+            chosen = self.open[start : start - more]
+        else:
+            tail = self.losses[-self.n_tolerance :][: more + 1]
+            above = [i for i, loss in enumerate(tail) if loss > self.threshold]
+            start = above[-1] + 1 if above else 0
+            chosen = self.open[-self.n_tolerance :][start + 1 : more + 1] if more else []
+        self.fallback = self.open[-self.n_converge]
+        self._choose(*chosen)
+
+    def mean(self) -> Mean:
+        """The mean so far."""
+        if self.threshold is None:
+            return Mean.of(self.open[-1:])
+        total = Mean.of([self.settled])
+        if not self.has_ended:
+            rest = self.losses[-self.n_tolerance :][1:]
+            for i in range(len(rest)):
+                if min(rest[i:]) > self.threshold:
+                    break
+                total.add(self.open[i - len(rest)].state)
+        return total if total.n else Mean.of([self.fallback])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs."""
+        state = super().state_dict()
+        return {**state, "fallback": self.fallback.saved()} if "fallback" in state else state
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what was saved."""
+        super().load_state_dict(saved)
+        if "fallback" in saved:
+            self.fallback = Mean.restored(saved["fallback"])
+
+
+class Paper(Rule):
+    """The mean of the iterates from a start to an end, as algorithm 1 of the paper says.
+
+    It starts at the first checkpoint whose loss the next n_converge - 1 do not fall below, and ends
+    before the first n_tolerance checkpoints in a row whose losses are all above (1 + tolerance)
+    times the mean loss of those n_converge. Where it finds no start, it is the mean of the whole
+    run; where it finds no end, it goes on to the last segment.
+    """
 
     def add(self, segment: Mean, loss: float) -> None:
         """Take the iterates up to a checkpoint, and the validation loss there."""
@@ -105,20 +217,8 @@ class SWAD:
         """The mean so far."""
         return Mean.of([self.settled, *self.open])
 
-    def saved(self) -> dict[str, Any]:
-        """All that `restore` needs."""
-        return {
-            **{key: getattr(self, key) for key in ("threshold", "has_ended", "losses")},
-            "settled": self.settled.saved(),
-            "open": [segment.saved() for segment in self.open],
-        }
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what was `saved`."""
-        for key in ("threshold", "has_ended", "losses"):
-            setattr(self, key, saved[key])
-        self.settled = Mean.restored(saved["settled"])
-        self.open = [Mean.restored(segment) for segment in saved["open"]]
+RULES: dict[str, type[Rule]] = {"code": Code, "paper": Paper}
 
 
 class Trajectory:
@@ -126,7 +226,7 @@ class Trajectory:
 
     def __init__(self, hparams: Mapping[str, Any]) -> None:
         self.start = hparams["ma_start"]
-        self.swad = SWAD(
+        self.swad = RULES[hparams["swad_rule"]](
             hparams["swad_n_converge"], hparams["swad_n_tolerance"], hparams["swad_tolerance"]
         )
         self.n_updates = 0
@@ -153,14 +253,14 @@ class Trajectory:
             self.moving.add(self.recent.state, self.recent.n)
         self.recent = Mean()
 
-    def saved(self) -> dict[str, Any]:
-        """All that `restore` needs."""
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs."""
         means = {key: getattr(self, key).saved() for key in ("moving", "segment", "recent")}
-        return {**means, "n_updates": self.n_updates, "swad": self.swad.saved()}
+        return {**means, "n_updates": self.n_updates, "swad": self.swad.state_dict()}
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what was `saved`."""
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what was saved."""
         for key in ("moving", "segment", "recent"):
             setattr(self, key, Mean.restored(saved[key]))
         self.n_updates = saved["n_updates"]
-        self.swad.restore(saved["swad"])
+        self.swad.load_state_dict(saved["swad"])

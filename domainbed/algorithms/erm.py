@@ -29,9 +29,12 @@ class ERM(Algorithm):
             self.featurizer.n_outputs, num_classes, hparams["nonlinear_classifier"]
         )
         self.network = torch.nn.Sequential(self.featurizer, self.classifier)
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=hparams["lr"], weight_decay=hparams["weight_decay"]
-        )
+        self.optimizer = self.new_optimizer()
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """Adam over all weights, without moments yet."""
+        lr, weight_decay = self.hparams["lr"], self.hparams["weight_decay"]
+        return torch.optim.Adam(self.network.parameters(), lr=lr, weight_decay=weight_decay)
 
     def update(
         self, minibatches: list[Minibatch], unlabeled: list[torch.Tensor] | None = None

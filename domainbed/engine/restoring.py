@@ -90,6 +90,8 @@ class _Restorer:
     def _same(self, saved: Plain) -> Any:
         if saved["as"] == "module":
             return self.algorithm.get_submodule(saved["same"])
+        if saved["as"] == "view":
+            return self.tensors[saved["same"]].detach()
         return (self.tensors if saved["as"] == "tensor" else self.seen)[saved["same"]]
 
     def _filled(self, saved: Plain, there: Any, place: str) -> Any:

@@ -103,6 +103,11 @@ def _own_modules(algorithm: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Equal for a tensor and one that is detached from it."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
 def _extra_state(algorithm: nn.Module) -> Any:
     """What a class declares itself; optimisers, which our base declares, are walked to anyway."""
     from domainbed.algorithms.base import Algorithm
@@ -129,6 +134,7 @@ class _Walk:
         self.modules = {id(module): name for name, module in algorithm.named_modules()}
         named = [*algorithm.named_parameters(), *algorithm.named_buffers()]
         self.tensors = {id(tensor): name for name, tensor in named}
+        self.views = {_memory(tensor): name for name, tensor in named if tensor.numel()}
         self.seen: dict[int, str] = {}
         self.kept: list[Any] = []  # so that no two objects get one identity
 
@@ -226,6 +232,8 @@ class _Walk:
         )
 
     def _tensor(self, value: torch.Tensor, place: str) -> Plain:
+        if (owner := self.views.get(_memory(value))) is not None:
+            return {"same": owner, "as": "view"}
         return {"tensor": value.detach(), "grad": value.requires_grad}
 
     def _array(self, value: np.ndarray, place: str) -> Plain:

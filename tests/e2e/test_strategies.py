@@ -18,6 +18,7 @@ from ratatouille_algorithms import algorithms, averages
 from ratatouille_algorithms.trajectory import Trajectory
 
 HPARAMS = {"batch_size": 2, "lr": 1e-3}
+FOLLOWED = {"ma_start": 4, "swad_rule": "paper"}
 
 
 pytestmark = pytest.mark.usefixtures("tiny_datasets", "in_process")
@@ -30,7 +31,10 @@ def launch(folder, *names, n_trials=1, more=()):
     arguments += ["--aux_hparams", "1", "--aux_datasets", "TinyColumns", "--foundation", "letters"]
     arguments += ["--output_dir", str(folder), "--algorithms", *names]
     recycles = {"InterTraining", "Fusing"} & set(names)
-    hparams = {**HPARAMS, **({"lp_steps": 3} if recycles else {"ma_start": 4})}
+    hparams = {
+        **HPARAMS,
+        **({"lp_steps": 3} if recycles else {"ma_start": 4, "swad_rule": "paper"}),
+    }
     arguments += ["--hparams", json.dumps(hparams), "--command_launcher", "in_process", *more]
     return sweep.main(arguments)
 
@@ -233,7 +237,12 @@ def test_strategies_over_finished_runs_train_nothing(runs, capsys):
     names = ["MovingAverage", "SWAD", "WiSE", "Ensemble_FineTuning", "DiWA_greedy", "DiWA_dagger"]
     arguments = ["plan", "--datasets", "TinyStripes", "--single_test_envs", "--n_hparams", "2"]
     arguments += ["--n_trials", "1", "--steps", "11", "--checkpoint_freq", "2", "--steps_lp", "4"]
-    arguments += ["--foundation", "letters", "--hparams", json.dumps({**HPARAMS, "ma_start": 4})]
+    arguments += [
+        "--foundation",
+        "letters",
+        "--hparams",
+        json.dumps({**HPARAMS, **FOLLOWED}),
+    ]
     capsys.readouterr()
     assert sweep.main([*arguments, "--output_dir", str(folder), "--algorithms", *names]) == 0
     assert "0 to train" in capsys.readouterr().out

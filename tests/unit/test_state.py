@@ -163,6 +163,15 @@ class Alias(Keeps):
         return 0
 
 
+class Views(Keeps):
+    """Tensors that are detached from parameters, as state dicts have them, share their memory."""
+
+    def step(self):
+        if not hasattr(self, "views"):
+            self.views = self.network.state_dict()
+        return sum(view.sum().item() for view in self.views.values())
+
+
 class Unregistered(Keeps):
     def keep(self):
         self.heads = [torch.nn.Linear(2, 1)]
@@ -224,8 +233,8 @@ class Scaler(Keeps):
 @pytest.mark.parametrize(
     "cls",
     [Counter, LateCounter, NumpyScalar, Tensors, Array, Containers, Helper, Generators,
-     InnerNetwork, NewOptimizer, LateBuffer, Alias, Unregistered, Accumulates, Freezes, Forgets,
-     Scaler],
+     InnerNetwork, NewOptimizer, LateBuffer, Alias, Views, Unregistered, Accumulates, Freezes,
+     Forgets, Scaler],
 )  # fmt: skip
 def test_what_a_class_keeps_is_saved(cls):
     check(cls)

@@ -1,17 +1,23 @@
 """Averages along a run against all iterates kept and averaged in float64."""
 
 import copy
+import json
 
 import pytest
 import torch
+from conftest import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from swad_members import counted
 
-from ratatouille_algorithms.trajectory import SWAD, Mean, Trajectory
+from ratatouille_algorithms.trajectory import Mean, Paper, Trajectory
+
+MEMBERS = json.loads((GOLDEN / "swad_members.json").read_text())
 
 
-def hparams(start=0, n_converge=3, n_tolerance=6, tolerance=0.3):
+def hparams(start=0, n_converge=3, n_tolerance=6, tolerance=0.3, rule="paper"):
     return {
+        "swad_rule": rule,
         "ma_start": start,
         "swad_n_converge": n_converge,
         "swad_n_tolerance": n_tolerance,
@@ -65,8 +71,14 @@ def test_swad_is_the_mean_of_the_iterates_that_the_paper_says(
     torch.testing.assert_close(found.state["w"], mean(states[2 * first : 2 * last + 2]))
 
 
+def test_swad_averages_the_segments_that_its_code_does():
+    for row in MEMBERS:
+        assert counted(row) == row["members"], row
+    assert sum(max(row["members"]) > 1 for row in MEMBERS) > 10  # some count twice
+
+
 def test_losses_that_rise_end_swad_where_they_began_to():
-    swad, states = SWAD(3, 6, 0.3), iterates(14)
+    swad, states = Paper(3, 6, 0.3), iterates(14)
     for state, loss in zip(states, [9, 4, 1, 1, 1, 1] + [2] * 8):
         segment = Mean()
         segment.add(state)
@@ -75,14 +87,15 @@ def test_losses_that_rise_end_swad_where_they_began_to():
     torch.testing.assert_close(swad.mean().state["w"], mean(states[2:6]))
 
 
+@pytest.mark.parametrize("rule", ["code", "paper"])
 @pytest.mark.parametrize("cut", [1, 3, 4, 9, 14, 22])
-def test_a_restored_trajectory_goes_on_as_an_undisturbed_one(cut):
+def test_a_restored_trajectory_goes_on_as_an_undisturbed_one(cut, rule):
     losses = [5, 3, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9]
-    one, two = Trajectory(hparams(3)), Trajectory(hparams(3))
+    one, two = (Trajectory(hparams(3, rule=rule)) for _ in range(2))
     for i, state in enumerate(iterates(24)):
         if i == cut:
-            saved, two = copy.deepcopy(two.saved()), Trajectory(hparams(3))
-            two.restore(saved)
+            saved, two = copy.deepcopy(two.state_dict()), Trajectory(hparams(3, rule=rule))
+            two.load_state_dict(saved)
         for trajectory in (one, two):
             trajectory.add(state)
             if i % 2:
