@@ -22,6 +22,7 @@ from domainbed.engine.splits import Subset, make_weights_for_balanced_classes, s
 from domainbed.lib import weights
 from domainbed.lib.machine import cores
 from domainbed.lib.seeds import seed_hash
+from domainbed.model_selection import mean
 from domainbed.registry import InputError
 from domainbed.runs import RunFolder
 
@@ -248,7 +249,7 @@ class Run:
         """Mean of what was measured on the training domains' out splits; None for nothing."""
         keys = [acc_key(env, "out") for env in self.train_envs]
         some = [values[key] for key in keys if key in values]
-        return sum(some) / len(some) if some else None
+        return mean(some) if some else None  # to the bit as tables select, so that ties are ties
 
     def whole_domain_acc(self, accs: Mapping[str, float], env: int) -> float:
         """Accuracy on all samples of a domain, from those of its splits."""

@@ -3,12 +3,14 @@
 import codecs
 import json
 import os
+import sys
 
 import pytest
 
 from domainbed.lib.console import escape
 from domainbed.lib.reporting import read_records
-from domainbed.scripts import collect_results
+from domainbed.registry import InputError
+from domainbed.scripts import collect_results, one_line
 
 ARGS = {
     "dataset": "PACS",
@@ -206,3 +208,20 @@ def test_a_job_that_lies_in_two_folders_is_told(tmp_path, capsys):
     assert collect_results.main(["--input_dir", *(str(tmp_path / name) for name in "xy")]) == 0
     said = capsys.readouterr()
     assert "Total records: 2" in said.out and "1 records stand twice, of 1 runs" in said.err
+
+
+def test_no_command_prints_control_characters_and_others_as_they_are(capsys):
+    ordinary = "Größe, 日本:\t1\n"
+
+    @one_line
+    def main(argv=None):
+        print(f"{ODD}{ordinary}", end="")
+        print(ODD, file=sys.stderr)
+        sys.stdout.writelines([ODD])
+        raise InputError(ODD)
+
+    assert main([]) == 2
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert not set("\x1b\x07\x9b\u202e") & set(text) and r"\x1b]52;c;eA==\x07" in text
+    assert ordinary in said.out

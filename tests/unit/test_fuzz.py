@@ -209,3 +209,9 @@ def test_configs_of_sweeps(tmp_path, capsys):
 
     fuzz(300, configs(sweep_script.build_parser()), check)
     assert seen == {0, 2}
+
+
+def test_a_config_may_begin_with_a_mark_of_byte_order(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("n_hparams = 3\n", encoding="utf-8-sig")
+    assert read_config(str(path), sweep_script.build_parser()) == {"n_hparams": 3}

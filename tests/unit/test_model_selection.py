@@ -1,9 +1,12 @@
 """Selection methods on records made by hand."""
 
 import itertools
+import random
+from types import SimpleNamespace
 
 import pytest
 
+from domainbed.engine.run import Run
 from domainbed.lib.query import Q
 from domainbed.model_selection import (
     SELECTIONS,
@@ -53,6 +56,17 @@ def test_iid_is_deaf_to_the_test_domain_and_to_runs_with_two():
         best = {"val_acc": pytest.approx(0.7), "test_acc": first["env0_in_acc"]}
         assert method.run_acc(Q(some)) == best
     assert method.run_acc(Q(records[3:])) is None
+
+
+def test_the_best_weights_are_of_the_step_that_tables_select():
+    rng = random.Random(0)
+    for n in (3, 6, 10):
+        for _ in range(300):
+            accs = [(0.0, rng.randint(0, 22) / 22) for _ in range(n)]
+            some = [record(step, rng.sample(accs, n)) for step in (0, 1)]
+            run = SimpleNamespace(train_envs=range(1, n))
+            scores = [Run.id_mean(run, one) for one in some]
+            assert IIDAccuracySelectionMethod.run_acc(Q(some))["val_acc"] == max(scores)
 
 
 def test_oracle_takes_the_last_step_in_any_order():
