@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import hashlib
 import html
 import json
@@ -87,8 +88,13 @@ class Sources:
 
     def link(self, path: Path) -> str:
         """A relative link from the page; no scheme can be in it."""
-        relative = os.path.relpath(path.absolute(), self.output.absolute().parent)
-        return "./" + quote(Path(relative).as_posix(), safe="/")
+        parent = _relative(path.parent, self.output.parent)
+        return "./" + quote(Path(parent, path.name).as_posix(), safe="/")
+
+
+@functools.cache
+def _relative(path: Path, start: Path) -> str:
+    return os.path.relpath(path.absolute(), start.absolute())
 
 
 def page(sources: Sources, title: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,18 +141,24 @@ def curve(run: Run) -> list[list[float | None]]:
     """Steps, validation and test accuracy in percent, and loss; None where not recorded."""
     stride = -(-len(run.records) // MAX_POINTS) or 1
     some = run.records[::-1][::stride][::-1]  # the last record is kept
+    test_envs = tuple(run.test_envs)
+    keys = [_keys(tuple(record), test_envs) for record in some]
     return [
         [record["step"] for record in some],
-        [_mean(r, "out", [e for e in _envs(r) if e not in run.test_envs]) for r in some],
-        [_mean(r, "in", run.test_envs) for r in some],
+        [_mean(record, val) for record, (val, _) in zip(some, keys)],
+        [_mean(record, test) for record, (_, test) in zip(some, keys)],
         [None if (x := number(r.get("loss"))) is None else float(f"{x:.4g}") for r in some],
     ]
 
 
-def _envs(record: Record) -> list[int]:
-    return [env for env in range(len(record)) if f"env{env}_in_acc" in record]
+@functools.lru_cache(maxsize=1024)
+def _keys(keys: tuple[str, ...], test_envs: tuple[int, ...]) -> tuple[list[str], list[str]]:
+    """Of a record's keys the accuracies that validate and that test; all of a run have these."""
+    envs = [env for env in range(len(keys)) if f"env{env}_in_acc" in keys]
+    val = [f"env{env}_out_acc" for env in envs if env not in test_envs]
+    test = [f"env{env}_in_acc" for env in test_envs]
+    return [key for key in val if key in keys], [key for key in test if key in keys]
 
 
-def _mean(record: Record, split: str, envs: list[int]) -> float | None:
-    accs = [record[key] for env in envs if (key := f"env{env}_{split}_acc") in record]
-    return round(100 * sum(accs) / len(accs), 1) if accs else None
+def _mean(record: Record, keys: list[str]) -> float | None:
+    return round(100 * sum(record[key] for key in keys) / len(keys), 1) if keys else None
