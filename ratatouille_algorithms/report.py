@@ -89,7 +89,7 @@ class Sources:
     def link(self, path: Path) -> str:
         """A relative link from the page; no scheme can be in it."""
         parent = _relative(path.parent, self.output.parent)
-        return "./" + quote(Path(parent, path.name).as_posix(), safe="/")
+        return "./" + quote(os.fsencode(Path(parent, path.name).as_posix()), safe="/")
 
 
 @functools.cache
@@ -114,7 +114,7 @@ def page(sources: Sources, title: str) -> str:
     template, style, script = (
         (part / name).read_text(encoding="utf-8") for name in ("page.html", "style.css", "page.js")
     )
-    return Template(template).substitute(
+    text = Template(template).substitute(
         title=escape(title),
         subtitle=escape(
             f"{', '.join(map(str, sources.folders))}, {datetime.date.today():%d %B %Y}"
@@ -135,6 +135,8 @@ def page(sources: Sources, title: str) -> str:
         style_hash=_policy_hash(style),
         script_hash=_policy_hash(script),
     )
+    # names of files that are not UTF-8, and JSON, may have halves of characters
+    return text.encode("utf-8", errors="backslashreplace").decode()
 
 
 def _anchor(name: str) -> str:

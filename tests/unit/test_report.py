@@ -1,6 +1,7 @@
 """The report as text: what is in it, what is escaped, which folders it can read."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -233,6 +234,15 @@ def test_no_string_of_a_file_becomes_markup(tmp_path):
     assert FILE_MARKUP in page.all("img")[0]["alt"]
     text = json.dumps(page.groups)
     assert json.dumps(MARKUP)[1:-1] in text
+
+
+def test_texts_and_names_that_are_no_utf8_are_shown(tmp_path):
+    runs = os.fsencode(tmp_path / "s")
+    run = write_run(tmp_path / "s" / "a", [record(0, [(0.5, 0.5)] * 2)], code_version="\ud800")
+    os.rename(run, os.path.join(runs, b"\xff run"))
+    page = page_of(tmp_path / "s", tmp_path)
+    assert "\\ud800" in page.text
+    assert [r["href"] for group in page.groups for r in group["runs"]] == ["./../s/%FF%20run"]
 
 
 def test_embedded_json_cannot_end_its_element():
