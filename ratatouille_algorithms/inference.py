@@ -125,7 +125,7 @@ def find(args: argparse.Namespace) -> tuple[list[Member], list[str]]:
 
 def _member(folder: RunFolder, args: argparse.Namespace) -> Member | None:
     """What a run folder holds; None for a run that was not asked for. Raises if it is damaged."""
-    lines = (folder / "results.jsonl").read_bytes().splitlines()
+    lines = reporting.read_lines(folder / "results.jsonl")
     records = [record for record in map(reporting.parse_record, lines) if record is not None]
     if not records:
         raise InputError(f"{folder.path} has no whole record")
@@ -193,7 +193,7 @@ def check(members: Sequence[Member], args: argparse.Namespace) -> None:
 def prepare(members: Sequence[Member], args: argparse.Namespace, folder: RunFolder) -> Run:
     """A run with the members' network and splits, in a folder to be written."""
     first = members[0]
-    name = first.args["algorithm"]
+    name, held_out = first.args["algorithm"], first.args.get("holdout_fraction")
     hparams = _known(first.hparams, name, args.dataset)
     hparams.update(hparams_registry.parse_overrides(args.hparams))
     options = Options(
@@ -202,9 +202,9 @@ def prepare(members: Sequence[Member], args: argparse.Namespace, folder: RunFold
         algorithm=name if first.is_ours else "ERM",
         test_envs=(args.test_env,),
         trial_seed=min(member.args["trial_seed"] for member in members),
-        seed=first.args.get("seed", 0) if args.seed is None else args.seed,
+        seed=first.args.get("seed") or 0 if args.seed is None else args.seed,
         steps=first.args.get("steps"),
-        holdout_fraction=first.args.get("holdout_fraction", 0.2),
+        holdout_fraction=0.2 if held_out is None else held_out,
         hparams=json.dumps(hparams),
         protocol=protocols.set_name(args.protocol or _protocol(first)),
         foundation="random",  # all weights are those of the members

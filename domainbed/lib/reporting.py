@@ -38,6 +38,8 @@ _MAYBE_ARGS: dict[str, tuple[type, ...]] = {
     "protocol": (str,),
     "task": (str,),
     "output_dir": (str,),
+    "data_dir": (str,),
+    "what_is_trainable": (str,),
     "hparams": (str, dict),
     "steps": (int,),
     "checkpoint_freq": (int,),

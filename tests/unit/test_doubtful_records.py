@@ -94,6 +94,7 @@ def test_a_run_that_did_not_end_is_told(tmp_path, capsys, state, said):
         ({"args": None}, "args is no object"),
         ({"args": {**ARGS, "trial_seed": None}}, "trial_seed of args is None, expected int"),
         ({"args": {**ARGS, "protocol": ["a"]}}, "protocol of args is ['a'], expected str"),
+        ({"args": {**ARGS, "data_dir": [1]}}, "data_dir of args is [1], expected str"),
         ({"args": {**ARGS, "steps": "x"}}, "steps of args is 'x', expected int"),
         ({"args": {**ARGS, "hparams": [1]}}, "hparams of args is [1], expected str"),
         ({"args": {**ARGS, "test_envs": "0"}}, "test_envs of args is '0', expected list"),
