@@ -221,6 +221,8 @@ def _add(
     execute: str | None = None,
 ) -> None:
     """Register one algorithm; `execute` names the function that makes it from finished runs."""
-    further = {"execute": f"ratatouille_algorithms.averages:{execute}"} if execute else {}
+    further: dict[str, Any] = {"channels_last": True}
+    if execute:
+        further["execute"] = f"ratatouille_algorithms.averages:{execute}"
     cls = f"ratatouille_algorithms.algorithms:{cls}"
     algorithms.add(name, cls, space, needs=needs, takes=tuple(takes), **further)

@@ -59,6 +59,12 @@ class Method:
     execute: str = TRAIN
     takes: tuple[str, ...] = ()
 
+    channels_last: bool = False
+    """Whether parameters of convolutions may lie channels last, which is faster on many devices.
+
+    Flat views of such parameters and of their gradients fail, so a class has to say so.
+    """
+
     @property
     def trains(self) -> bool:
         """Whether a run trains, rather than being made from finished runs."""
@@ -99,7 +105,7 @@ def get_algorithm_class(name: str) -> type:
 
 
 for _name, (_module, _hparams) in BUILTIN.items():
-    add(_name, f"domainbed.algorithms.{_module}:{_name}", _hparams)
+    add(_name, f"domainbed.algorithms.{_module}:{_name}", _hparams, channels_last=True)
 
 
 def __getattr__(name: str) -> type:

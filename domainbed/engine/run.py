@@ -270,7 +270,9 @@ class Run:
         )
         if self.options.precision == "bf16":
             precision.compute_in_bf16(algorithm, self.device)
-        return algorithm.to(self.device, memory_format=torch.channels_last)
+        if self.method.channels_last:
+            return algorithm.to(self.device, memory_format=torch.channels_last)
+        return algorithm.to(self.device)
 
     def description(self) -> dict[str, Any]:
         """What run.json and the headers of weights say."""
