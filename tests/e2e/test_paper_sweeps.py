@@ -40,6 +40,7 @@ def test_ratatouille(data_dir, tmp_path, capsys):
         ("FineTuning", "aux"): 20,
         ("FineTuning", "aux/lp"): 5,
         ("InterTraining", "."): 1320,
+        ("Fusing", "."): 1320,
         ("Ensemble_InterTraining", "."): 66,
         ("Ratatouille_uniform", "."): 66,
         ("Ratatouille_greedy", "."): 66,
