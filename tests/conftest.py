@@ -24,11 +24,11 @@ def golden() -> dict:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Numbers depend on threads, and small tests are faster with one."""
+def threads():
+    """As many as OMP_NUM_THREADS says: one by default, with which small tests are faster."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
 
 
 DOMAINS = {

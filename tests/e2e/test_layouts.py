@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from domainbed import algorithms, hparams_registry
+from domainbed.engine import checkpoint
 from domainbed.engine.options import Options
 from domainbed.engine.run import Run
+from domainbed.engine.trainer import Trainer
 from domainbed.scripts import train
 
 pytestmark = pytest.mark.usefixtures("tiny_datasets")
@@ -48,6 +50,20 @@ def words(folder, *more):
 
 def test_flat_views_work_in_a_plugin(surgery, tmp_path):
     assert train.main(words(tmp_path / "run")) == 0
+
+
+def test_flat_views_work_after_an_interruption(surgery, tmp_path, monkeypatch):
+    update = Trainer._update
+
+    def last(self, *args):
+        update(self, *args)
+        checkpoint.STOP.ask()
+
+    argv = words(tmp_path / "run", "--checkpoint_freq", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", last)
+        assert train.main(argv) == checkpoint.EXIT_CODE
+    assert train.main(argv) == 0
 
 
 @pytest.mark.parametrize("name, is_last", [("ERM", True), ("Surgery", False)])

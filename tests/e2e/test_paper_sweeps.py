@@ -1,5 +1,6 @@
-"""The paper's sweeps are as large as the paper says (arXiv 2212.10445, section 4)."""
+"""The paper's sweeps are as large as the paper says (arXiv 2212.10445, section 4), and README's."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,18 @@ def test_diwa(data_dir, tmp_path, capsys):
     assert found["MovingAverage", "."] == found["SWAD", "."] == found["WiSE", "."] == 1320
     assert found["DiWA_uniform", "."] == 66 and found["DiWA_dagger", "."] == 22
     assert len(found) == 9
+
+
+def test_digits(tmp_path, capsys):
+    """What README's tables have on every processor: their jobs, records, rows and domains."""
+    arguments = ["plan", "--config", str(SWEEPS / "digits.toml"), "--count_only"]
+    assert sweep.main([*arguments, "--output_dir", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1].startswith("144 jobs: 0 done")
+    in_tables = {name: n for (name, folder), n in counted(text).items() if folder == "."}
+    trained = {"ERM", "FineTuning", "InterTraining"}
+    readme = (SWEEPS.parent / "README.md").read_text()
+    n_records = sum(n * (2 if name in trained else 1) for name, n in in_tables.items())
+    assert f"Total records: {n_records}\n" in readme
+    for name in in_tables:
+        assert len(re.findall(rf"^{name} .*\+/-", readme, re.M)) == 3
