@@ -32,7 +32,7 @@ SWEEP = [
     *("--steps", "21", "--checkpoint_freq", "10", "--steps_lp", "20"),
     *("--hparams", '{"batch_size": 2, "lp_steps": 5}', "--checkpoint_seconds", "0.3"),
 ]
-TIMES = ("step_time", "mem_gb")
+TIMES = ("step_time", "update_time", "mem_gb")
 
 PLUGIN = """
 import os, time

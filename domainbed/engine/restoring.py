@@ -80,7 +80,8 @@ class _Restorer:
         if "constant" in saved:
             return there
         if "same" in saved:
-            return self._same(saved)
+            self.seen[place] = self._same(saved)
+            return self.seen[place]
         if isinstance(there, (list, dict)) or "object" in saved:
             self.seen[place] = there  # before its parts, which may know it
         new = self._filled(saved, there, place)
