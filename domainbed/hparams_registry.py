@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Union
+from dataclasses import dataclass, replace
+from typing import Any, Union
 
 from numpy.random import RandomState
 
 from domainbed import datasets
+from domainbed.lib.arguments import shortened
+from domainbed.lib.bounds import (
+    AT_LEAST_ONE,
+    COUNT,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Bounds,
+    OneOf,
+    Within,
+    problem,
+)
 from domainbed.lib.seeds import seed_hash
 from domainbed.registry import InputError, Registry, nearest
 
@@ -26,11 +39,16 @@ SPACES: Registry[Space] = Registry("hparam space", home="domainbed.algorithms")
 
 @dataclass(frozen=True)
 class HParam:
-    """A hyper-parameter; `draw` takes a RandomState, and None means that it is never drawn."""
+    """A hyper-parameter; `draw` takes a RandomState, and None means that it is never drawn.
+
+    bounds: the values that make sense, such as `Within(0, 1)`; those of DomainBed's hparam of the
+    same name where it is None and there is one, and else any finite number.
+    """
 
     name: str
     default: Plain
     draw: Callable[[RandomState], Plain] | None = None
+    bounds: Bounds | None = None
 
     def sample(self, random_seed: int) -> Plain:
         """Draw a value from this name's own generator; always a plain Python type."""
@@ -40,14 +58,29 @@ class HParam:
         return value.item() if hasattr(value, "item") else value
 
 
-def choice(name: str, default: Plain, values: list) -> HParam:
-    """A hyper-parameter drawn from `values` with equal chance."""
-    return HParam(name, default, lambda r: r.choice(values))
+def choice(name: str, default: Plain, values: list, bounds: Bounds | None = None) -> HParam:
+    """A hyper-parameter drawn from `values` with equal chance; texts can be no others."""
+    if isinstance(default, str) and bounds is None:
+        bounds = OneOf(tuple(values))
+    return HParam(name, default, lambda r: r.choice(values), bounds)
 
 
-def log_uniform(name: str, default: float, low: float, high: float, base: int = 10) -> HParam:
+def log_uniform(
+    name: str,
+    default: float,
+    low: float,
+    high: float,
+    base: int = 10,
+    bounds: Bounds | None = NOT_NEGATIVE,
+) -> HParam:
     """A hyper-parameter drawn as base ** U(low, high)."""
-    return HParam(name, default, lambda r: base ** r.uniform(low, high))
+    return HParam(name, default, lambda r: base ** r.uniform(low, high), bounds)
+
+
+IMAGE_SIZE = Within(1, 2**13)
+WIDTH = Within(1, 2**16)
+DEPTH = Within(2, 1000)
+"""Layers of an MLP: those of its input and its output, and others between them."""
 
 
 def _common(dataset: str) -> list[HParam]:
@@ -61,25 +94,29 @@ def _common(dataset: str) -> list[HParam]:
         HParam("vit_attn_tune", False),
         HParam("freeze_bn", False),
         HParam("lars", False),
-        HParam("linear_steps", 500),
-        choice("resnet_dropout", 0.0, [0.0, 0.1, 0.5]),
-        choice("vit_dropout", 0.0, [0.0, 0.1, 0.5]),
+        HParam("linear_steps", 500, bounds=COUNT),
+        choice("resnet_dropout", 0.0, [0.0, 0.1, 0.5], SHARE),
+        choice("vit_dropout", 0.0, [0.0, 0.1, 0.5], SHARE),
         HParam("class_balanced", False),
         HParam("nonlinear_classifier", False),
-        log_uniform("lr", 1e-3, -4.5, -2.5) if small else log_uniform("lr", 5e-5, -5, -3.5),
-        HParam("weight_decay", 0.0) if small else log_uniform("weight_decay", 0.0, -6, -2),
-        HParam("batch_size", 64, lambda r: int(2 ** r.uniform(3, 9)))
+        log_uniform("lr", 1e-3, -4.5, -2.5, bounds=POSITIVE)
         if small
-        else HParam("batch_size", 32, lambda r: int(2 ** r.uniform(3, 5.5))),
+        else log_uniform("lr", 5e-5, -5, -3.5, bounds=POSITIVE),
+        HParam("weight_decay", 0.0, bounds=NOT_NEGATIVE)
+        if small
+        else log_uniform("weight_decay", 0.0, -6, -2),
+        HParam("batch_size", 64, lambda r: int(2 ** r.uniform(3, 9)), AT_LEAST_ONE)
+        if small
+        else HParam("batch_size", 32, lambda r: int(2 ** r.uniform(3, 5.5)), AT_LEAST_ONE),
     ]
 
 
 OPTIONAL = (
     HParam("backbone", "auto"),
-    HParam("image_size", 224),
-    HParam("mlp_width", 256),
-    HParam("mlp_depth", 3),
-    HParam("mlp_dropout", 0.0),
+    HParam("image_size", 224, bounds=IMAGE_SIZE),
+    HParam("mlp_width", 256, bounds=WIDTH),
+    HParam("mlp_depth", 3, bounds=DEPTH),
+    HParam("mlp_dropout", 0.0, bounds=SHARE),
 )
 """Understood everywhere when given, but not part of DomainBed's spaces, so not listed in them."""
 
@@ -91,8 +128,13 @@ def space(algorithm: str, dataset: str) -> dict[str, HParam]:
     """
     own = SPACES[algorithm] if algorithm in SPACES else []
     own = own(dataset) if callable(own) else own
-    every = [*_common(dataset), *datasets.hparam_space(dataset), *own]
-    return {h.name: h for h in every}
+    every: dict[str, HParam] = {}
+    bounds = {h.name: h.bounds for h in OPTIONAL}
+    for h in (*_common(dataset), *datasets.hparam_space(dataset), *own):
+        # a class written before there were bounds has none
+        h = h if getattr(h, "bounds", None) else replace(h, bounds=bounds.get(h.name))
+        bounds[h.name], every[h.name] = h.bounds, h
+    return every
 
 
 def names(algorithm: str, dataset: str) -> set[str]:
@@ -112,23 +154,36 @@ def random_hparams(algorithm: str, dataset: str, seed: int) -> dict[str, Plain]:
 
 def parse_overrides(text: str | None) -> dict[str, Plain]:
     """Read the JSON object of --hparams; raises `InputError` for anything else."""
+    if text is None:
+        return {}
     try:
-        overrides = json.loads(text) if text else {}
+        overrides = json.loads(text, object_pairs_hook=_once)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"--hparams was given {text!r}, which is not JSON ({error}); "
+            f"--hparams was given {shortened(text, 200)}, which is not JSON ({error}); "
             """give an object such as '{"lr": 0.001}'"""
         ) from error
     if not isinstance(overrides, dict):
         raise InputError(
-            f"--hparams was given {text!r}; expected a JSON object such as "
+            f"--hparams was given {shortened(text, 200)}; expected a JSON object such as "
             """'{"lr": 0.001}'"""
         )
     return overrides
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no name stands twice."""
+    seen = dict(pairs)
+    if len(seen) < len(pairs):
+        name = next(n for n, _ in pairs if sum(n == other for other, _ in pairs) > 1)
+        raise InputError(f"--hparams gives {name!r} twice; give it once")
+    return seen
+
+
 def check_overrides(overrides: dict[str, Plain], known: Iterable[HParam]) -> None:
-    """Raise `InputError` for a name that is not known or a value of another type than its default.
+    """Raise `InputError` for an unknown name, and a value of another type or outside its bounds.
 
     An int passes for a float; a bool passes for nothing but a bool.
     """
@@ -136,12 +191,23 @@ def check_overrides(overrides: dict[str, Plain], known: Iterable[HParam]) -> Non
     for name, value in overrides.items():
         if name not in table:
             raise InputError(f"Unknown hparam {name!r}. {nearest(name, table)}")
-        expected = type(table[name].default)
-        if type(value) is not expected and not (expected is float and type(value) is int):
-            raise InputError(
-                f"hparam {name!r} was given {value!r} of type {type(value).__name__}; expected "
-                f"{expected.__name__}, such as {json.dumps(table[name].default)}"
-            )
+        check_value(table[name], value)
+
+
+def check_value(hparam: HParam, value: Any) -> None:
+    """Raise `InputError` for a value that a hyper-parameter cannot have."""
+    kind = type(hparam.default)
+    bounds = getattr(hparam, "bounds", None)
+    if bounds is None and kind in (int, float):
+        bounds = FINITE
+    expected = problem(value, kind, bounds)
+    if expected is None and value == "":
+        expected = "expected a text that is not empty"
+    if expected:
+        raise InputError(
+            f"hparam {hparam.name!r} was given {shortened(value)}; "
+            f"{expected}, such as {json.dumps(hparam.default)}"
+        )
 
 
 def resolve(

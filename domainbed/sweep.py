@@ -12,7 +12,9 @@ from typing import Any
 
 from domainbed import algorithms, datasets, hparams_registry, jobs, planning, protocols, runs
 from domainbed.engine.options import HOW, OPTIONS, PRECISIONS
+from domainbed.hparams_registry import HParam
 from domainbed.jobs import Job
+from domainbed.lib import arguments
 from domainbed.lib.console import escape
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, UnknownNameError, nearest
@@ -53,16 +55,16 @@ def _checked(path: str, action: argparse.Action, value: Any) -> Any:
         return hparams_registry.json.dumps(value)
     if action.dest == "launcher_options" and isinstance(value, dict):
         return [f"{name}={text}" for name, text in value.items()]
-    expected: Any = action.type or (bool if action.nargs == 0 else str)
-    items = value if isinstance(value, list) else [value]
-    if isinstance(value, list) != (action.nargs == "+") or any(
-        type(item) is not expected and not (expected is float and type(item) is int)
-        for item in items
-    ):
-        shape = "a list of " if action.nargs == "+" else ""
-        raise InputError(
-            f"{path} gives {action.dest} = {value!r}; expected {shape}{expected.__name__}"
-        )
+    if isinstance(value, list) != (action.nargs == "+"):
+        shape = "a list of values" if action.nargs == "+" else "one value"
+        raise InputError(f"{path} gives {action.dest} = {value!r}; expected {shape}")
+    try:
+        if isinstance(value, list):
+            value = [arguments.check_value(action, item) for item in value]
+        else:
+            value = arguments.check_value(action, value)
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{path}: {action.dest} {error}") from None
     if action.choices and value not in action.choices:
         unknown = UnknownNameError(action.dest, value, map(str, action.choices))
         raise InputError(f"{path}: {unknown}")
@@ -111,10 +113,6 @@ def check(args: argparse.Namespace) -> None:
     """Raise `InputError` for the first wrong argument of a sweep."""
     if not args.output_dir:
         raise InputError("No --output_dir was given; say where the run folders go")
-    _check_counts(args)
-    for name in ("holdout_fraction", "uda_holdout_fraction"):
-        if not 0 <= getattr(args, name) < 1:
-            raise InputError(f"--{name} was given {getattr(args, name)}; expected 0 <= x < 1")
     if args.task == "domain_adaptation" and not args.uda_holdout_fraction:
         raise InputError(
             "--task domain_adaptation was given, but nothing to adapt to; "
@@ -125,6 +123,7 @@ def check(args: argparse.Namespace) -> None:
         algorithms.get_method(name)
     for name in args.datasets:
         datasets.check(name, args.data_dir)
+    check_domains(args)
     _check_hparams(args)
     runs.RunFolder(args.output_dir).create()
 
@@ -145,32 +144,39 @@ def _check_selection(args: argparse.Namespace) -> None:
         )
 
 
-def _check_counts(args: argparse.Namespace) -> None:
-    least = {
-        "retries": 0,
-        "n_hparams": 1,
-        "n_trials": 1,
-        "n_hparams_from": 0,
-        "steps": 1,
-        "checkpoint_freq": 1,
-        "image_cache_size": 1,
-        "checkpoint_seconds": 0,
-        "memory": 0,
-    }
-    for name, lowest in least.items():
-        value = getattr(args, name)
-        if value is not None and value < lowest:
-            raise InputError(f"--{name} was given {value}; expected >= {lowest}")
-
-
 def _check_hparams(args: argparse.Namespace) -> None:
-    """Each override must be known to an algorithm of the sweep and of the type it expects."""
+    """Each override must be known to an algorithm of the sweep, and one that all of these take."""
     overrides = hparams_registry.parse_overrides(args.hparams)
-    known = {}
+    known: dict[str, HParam] = {}
     for dataset in args.datasets:
         for algorithm in args.algorithms:
-            known.update(hparams_registry.space(algorithm, dataset))
+            own = hparams_registry.space(algorithm, dataset)
+            known.update(own)
+            theirs = {name: value for name, value in overrides.items() if name in own}
+            hparams_registry.check_overrides(theirs, own.values())
     hparams_registry.check_overrides(overrides, known.values())
+
+
+def check_domains(args: argparse.Namespace) -> None:
+    """Say which pairs of test domains are left out since none would be left to train on.
+
+    Raises `InputError` for a dataset of one domain, and where pairs are asked for that are not.
+    """
+    for name in args.datasets:
+        n = len(datasets.environments(name, args.data_dir))
+        if n < 2:
+            raise InputError(
+                f"{name} has one domain, so that none is left to train on when it is the test "
+                "domain; train on all it has with `train --test_envs -1`, or give it more domains"
+            )
+        if n == 2 and not args.single_test_envs:
+            needs_pairs = args.for_selection and SELECTIONS[args.for_selection].needs_pairs
+            if needs_pairs:
+                raise InputError(
+                    f"--for_selection {args.for_selection} needs runs with two test domains, but "
+                    f"{name} has two, and would have none to train on; choose another selection"
+                )
+            print(f"note: {name} has two domains, so none are held out in pairs", file=sys.stderr)
 
 
 def check_launcher_options(launcher: Callable[..., Any], options: Mapping[str, str]) -> None:

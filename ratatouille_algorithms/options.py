@@ -9,6 +9,8 @@ from typing import Any
 
 from domainbed import datasets
 from domainbed.engine.options import OPTIONS, Option, Target
+from domainbed.lib import arguments
+from domainbed.lib.bounds import Within
 from domainbed.registry import InputError
 from ratatouille_algorithms import pool
 
@@ -135,10 +137,15 @@ def register() -> None:
         "aux_hparams",
         f"runs of each of them (default {AUX_HPARAMS})",
         plan_aux_hparams,
-        type=int,
+        type=arguments.some_runs,
         metavar="N",
     )
-    _option("aux_dir", "where auxiliary runs are, shared between sweeps; or a pool", metavar="DIR")
+    _option(
+        "aux_dir",
+        "where auxiliary runs are, shared between sweeps; or a pool",
+        type=arguments.path,
+        metavar="DIR",
+    )
     _option(
         "ingredients",
         "of the pool that is --aux_dir: those to use (default: all that never saw the target)",
@@ -153,12 +160,12 @@ def register() -> None:
         action="store_true",
         default=None,
     )
-    _option("output_dir_lp", "where linear probes are", metavar="DIR")
+    _option("output_dir_lp", "where linear probes are", type=arguments.path, metavar="DIR")
     _option(
         "steps_lp",
         "updates of linear probes (default: as other runs)",
         plan_steps_lp,
-        type=int,
+        type=arguments.at_least_one,
         metavar="N",
     )
     _option(
@@ -179,14 +186,14 @@ def register() -> None:
         "fusing_range",
         f"of Fusing: coefficients are exp(x uniform(0, 1)), normalised (default {FUSING_RANGE:g})",
         plan_fusing_range,
-        type=float,
+        type=arguments.number(Within(-700, 700)),
         metavar="X",
     )
     _option(
         "wise_alpha",
         "of WiSE: the share of fine-tuned weights; default: the best by ID validation",
         plan_wise_alpha,
-        type=float,
+        type=arguments.share,
         metavar="X",
     )
     _option(

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from domainbed import algorithms, datasets, hparams_registry
 from domainbed.hparams_registry import HParam, choice
 from domainbed.jobs import Job, Need
+from domainbed.lib.bounds import AT_LEAST_ONE, COUNT, NOT_NEGATIVE, OneOf
 from domainbed.registry import InputError
 from domainbed.scripts import COMMANDS
 from ratatouille_algorithms import options
@@ -54,17 +55,17 @@ def followed_space(dataset: str) -> list[HParam]:
     """Those of fine-tuning, and of the averages along a run (arXiv 2110.10832, 2102.08604)."""
     return [
         *fine_tuning_space(dataset),
-        HParam("ma_start", 100),
-        HParam("swad_n_converge", 3),
-        HParam("swad_n_tolerance", 6),
-        HParam("swad_tolerance", 0.2 if dataset == "VLCS" else 0.3),
-        HParam("swad_rule", "code"),
+        HParam("ma_start", 100, bounds=COUNT),
+        HParam("swad_n_converge", 3, bounds=AT_LEAST_ONE),
+        HParam("swad_n_tolerance", 6, bounds=AT_LEAST_ONE),
+        HParam("swad_tolerance", 0.2 if dataset == "VLCS" else 0.3, bounds=NOT_NEGATIVE),
+        HParam("swad_rule", "code", bounds=OneOf(("code", "paper"))),
     ]
 
 
 def inter_training_space(dataset: str) -> list[HParam]:
     """Those of fine-tuning, and how many first updates train only the head."""
-    return [*fine_tuning_space(dataset), HParam("lp_steps", 200)]
+    return [*fine_tuning_space(dataset), HParam("lp_steps", 200, bounds=COUNT)]
 
 
 def probe(job: Job) -> Job:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,14 @@ class SlurmOptions:
     nodelist: str | None = None
     exclude: str | None = None
     time: int = 720  # minutes of a task, after which it goes back into the queue
-    cpus: int | None = None  # of a task
-    gpus: int | None = None  # of a task
+    cpus: int | None = field(default=None, metadata={"most": 4096})  # of a task
+    gpus: int | None = field(default=None, metadata={"most": 1024})  # of a task
     mem: str | None = None  # of a task, such as 16GB
     throttle: int | None = None  # tasks that may run at once
-    jobs_per_task: int = 1
-    parallel: int = 1  # jobs of a task that run at once, and share its GPUs and cores
+    jobs_per_task: int = field(default=1, metadata={"most": 100_000})
+    parallel: int = field(
+        default=1, metadata={"most": 4096}
+    )  # jobs of a task that run at once, and share its GPUs and cores
     signal_seconds: int = 90  # before the end of a task, for its runs to save their state
     max_timeouts: int = 100  # after which a task isn't put back into the queue
 

@@ -23,7 +23,7 @@ from typing import cast
 
 from domainbed.command_launchers.local import Commands, Queue, note_crash, run_queue
 from domainbed.command_launchers.multi_gpu import visible_gpus
-from domainbed.command_launchers.options import read_options
+from domainbed.command_launchers.options import per_core, read_options
 from domainbed.lib.machine import cores, use_huge_pages
 
 GRACE_SECONDS = 60.0
@@ -90,9 +90,9 @@ class WorkersOptions:
     depend on them by rounding, so on a CPU the default is one. per_gpu: processes on each GPU.
     """
 
-    workers: int | None = None
-    threads: int | None = None
-    per_gpu: int = 1
+    workers: int | None = per_core()
+    threads: int | None = per_core()
+    per_gpu: int = per_core(1)
 
     def slots(self) -> list[tuple[str | None, int]]:
         """The GPU and the number of threads of each process."""

@@ -5,7 +5,6 @@ python -m domainbed.datasets.doctor --data_dir D [--dataset NAME ...]
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import sys
@@ -27,6 +26,8 @@ from domainbed.datasets.published import (  # noqa: F401, for whoever adds a dat
     class_fault,
     count_fault,
 )
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError, UnknownNameError
 
 WITH_DUPLICATES = ("DomainNet",)
@@ -201,8 +202,8 @@ def run(data_dir: str | Path, names: Sequence[str] | None, decode: bool = True) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what is wrong; 0 if nothing is, 1 if something is, 2 for a wrong input."""
-    parser = argparse.ArgumentParser(prog="domainbed.datasets.doctor", description=__doc__)
-    parser.add_argument("--data_dir", required=True)
+    parser = Parser(prog="domainbed.datasets.doctor", description=__doc__)
+    parser.add_argument("--data_dir", type=arguments.path, required=True)
     parser.add_argument("--dataset", nargs="+", help="default: all that are in --data_dir")
     args = parser.parse_args(argv)
     try:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from domainbed import protocols
+from domainbed.lib import arguments
 from domainbed.registry import Registry
 
 
@@ -138,48 +139,103 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", default=o.dataset, help="a registered dataset, or a folder of data_dir")
     add("--algorithm", default=o.algorithm)
     add("--hparams", metavar="JSON", help="values that override defaults and draws")
-    add("--hparams_seed", type=int, default=0, help="0 takes the defaults, others draw")
-    add("--trial_seed", type=int, default=0, help="which split, and part of every draw")
-    add("--seed", type=int, default=0, help="of the initial weights and the training stream")
-    add("--sweep_seed", type=int, default=0, help="the --seed of the sweep this run is part of")
-    add("--test_envs", type=int, nargs="+", default=list(o.test_envs), help="-1 holds out none")
-    add("--output_dir", default=o.output_dir)
+    add("--hparams_seed", type=arguments.seed, default=0, help="0 takes the defaults, others draw")
+    add("--trial_seed", type=arguments.seed, default=0, help="which split, and part of every draw")
+    add(
+        "--seed",
+        type=arguments.seed,
+        default=0,
+        help="of the initial weights and the training stream",
+    )
+    add(
+        "--sweep_seed",
+        type=arguments.seed,
+        default=0,
+        help="the --seed of the sweep this run is part of",
+    )
+    add(
+        "--test_envs",
+        type=arguments.domain,
+        nargs="+",
+        default=list(o.test_envs),
+        help="-1 holds out none",
+    )
+    add("--output_dir", type=arguments.path, default=o.output_dir)
     add("--skip_model_save", action="store_true")
-    add("--path_init", metavar="PATH", help="start from the weights of a run folder or a file")
+    add(
+        "--path_init",
+        type=arguments.path,
+        metavar="PATH",
+        help="start from the weights of a run folder or a file",
+    )
     add("--what_is_trainable", choices=("all", "classifier"), default="all")
-    add("--num_workers", type=int, help="processes that load data; 0 loads in this one")
-    add("--n_hparams", type=int, help="of an average: how many hparams seeds it is made of")
-    add("--n_hparams_from", type=int, default=0, help="of an average: the first of them")
-    add("--n_trials", type=int, help="of an average over trials: how many of them")
+    add(
+        "--num_workers",
+        type=arguments.processes(),
+        help="processes that load data; 0 loads in this one",
+    )
+    add(
+        "--n_hparams",
+        type=arguments.some_runs,
+        help="of an average: how many hparams seeds it is made of",
+    )
+    add(
+        "--n_hparams_from",
+        type=arguments.seed,
+        default=0,
+        help="of an average: the first of them",
+    )
+    add(
+        "--n_trials",
+        type=arguments.some_runs,
+        help="of an average over trials: how many of them",
+    )
     add_common_arguments(parser)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that a run and a sweep share, plug-ins' included."""
     add = parser.add_argument
-    add("--data_dir", help="where the datasets' folders are; embedded datasets need none")
+    add(
+        "--data_dir",
+        type=arguments.path,
+        help="where the datasets' folders are; embedded datasets need none",
+    )
     add("--task", choices=TASKS, default=TASKS[0])
-    add("--holdout_fraction", type=float, default=0.2, help="of each domain, for validation")
+    add(
+        "--holdout_fraction",
+        type=arguments.fraction,
+        default=0.2,
+        help="of each domain, for validation",
+    )
     add(
         "--uda_holdout_fraction",
-        type=float,
+        type=arguments.fraction,
         default=0.0,
         help="of a test domain's rest, to adapt to without labels",
     )
-    add("--steps", type=int, help="updates; default: the dataset's")
-    add("--checkpoint_freq", type=int, help="updates between records; default: the dataset's")
+    add("--steps", type=arguments.at_least_one, help="updates; default: the dataset's")
+    add(
+        "--checkpoint_freq",
+        type=arguments.at_least_one,
+        help="updates between records; default: the dataset's",
+    )
     add("--protocol", choices=list(protocols.PROTOCOLS), help="a named set of choices")
     add(
         "--foundation",
+        type=arguments.path,
         metavar="NAME|FILE|random",
         help="the featurizer's initial weights; default: the backbone's own",
     )
     add(
-        "--image_cache", metavar="DIR", help="keep decoded images there, for all processes to share"
+        "--image_cache",
+        type=arguments.path,
+        metavar="DIR",
+        help="keep decoded images there, for all processes to share",
     )
     add(
         "--image_cache_size",
-        type=int,
+        type=arguments.at_least_one,
         metavar="N",
         help="scale images down to a shorter side of N when they are decoded; default: as they are",
     )
@@ -196,11 +252,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--checkpoint_seconds",
-        type=float,
+        type=arguments.seconds,
         metavar="S",
         help="save the state of training at least so often (default 600)",
     )
-    add("--memory", type=float, metavar="GIB", help=MEMORY_HELP)
+    add("--memory", type=arguments.gibibytes, metavar="GIB", help=MEMORY_HELP)
     add(
         "--save_model_every_checkpoint",
         action="store_true",

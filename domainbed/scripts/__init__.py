@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import gc
 import os
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from domainbed.lib.arguments import Parser
 from domainbed.lib.console import escape, escaping
 from domainbed.registry import InputError, Registry, use_plugins
 
@@ -40,9 +40,17 @@ def one_line(main: Main) -> Main:
 
 def load_named_plugins(argv: Sequence[str] | None) -> None:
     """Import what --plugins names before the parser is built, since plug-ins add options."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = Parser(add_help=False, allow_abbrev=False)
     early.add_argument("--plugins", nargs="+", default=[])
     use_plugins(early.parse_known_args(argv)[0].plugins)
+
+
+def ask(question: str, option: str) -> bool:
+    """Ask for y or n; raises `InputError` that names `option` where nobody is there to ask."""
+    try:
+        return input(f"{question} (y/n) ").strip().lower() == "y"
+    except (EOFError, RuntimeError, ValueError, OSError):  # at its end, lost, closed, unreadable
+        raise InputError(f"There is nobody to ask; give {option} to go on without asking") from None
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from domainbed import tables
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.lib.doubts import distinct_args
 from domainbed.lib.query import Q
 from domainbed.lib.reporting import Record, read_records
@@ -40,11 +42,18 @@ def print_table(
         print(tables.text_table(header_text, rows, colwidth), end="")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line of DomainBed's collect_results, and more."""
-    parser = argparse.ArgumentParser(prog="domainbed.scripts.collect_results", description=__doc__)
+    parser = Parser(prog="domainbed.scripts.collect_results", description=__doc__)
     add = parser.add_argument
-    add("--input_dir", required=True, nargs="+", metavar="DIR", help="folders of run folders")
+    add(
+        "--input_dir",
+        type=arguments.path,
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="folders of run folders",
+    )
     add("--latex", action="store_true", help="the same as --format latex")
     add("--auto_lr", action="store_true", help="the same as --selection iid_autolr")
     add("--format", choices=tables.RENDERERS, default="text")

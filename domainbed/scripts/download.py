@@ -6,23 +6,24 @@ of the download.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from domainbed.datasets import archives, doctor
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError
 from domainbed.scripts import one_line
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="domainbed.scripts.download", description=__doc__)
-    parser.add_argument("--data_dir", required=True)
+    parser = Parser(prog="domainbed.scripts.download", description=__doc__)
+    parser.add_argument("--data_dir", type=arguments.path, required=True)
     parser.add_argument("--dataset", nargs="+", help="; ".join(archives.RECIPES))
-    parser.add_argument("--archive", nargs="+", type=Path, help="files to take instead")
+    parser.add_argument("--archive", nargs="+", type=arguments.path, help="files to take instead")
     parser.add_argument(
         "--check",
         action="store_true",
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--archive is for one --dataset, but {len(args.dataset)} were given")
     for name in args.dataset:
         if args.archive:
-            archives.install(name, Path(args.data_dir), args.archive)
+            archives.install(name, Path(args.data_dir), [Path(a) for a in args.archive])
         else:
             archives.download(name, Path(args.data_dir))
     return doctor.run(args.data_dir, args.dataset, decode=False)

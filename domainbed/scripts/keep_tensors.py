@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError
 from domainbed.scripts import one_line
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="domainbed.scripts.keep_tensors", description=__doc__)
+    parser = Parser(prog="domainbed.scripts.keep_tensors", description=__doc__)
     add = parser.add_argument
-    add("file", metavar="FILE", help="a pickle as torch.save writes it, or safetensors")
-    add("--output", required=True, metavar="NEW", help="a new safetensors file")
+    add(
+        "file",
+        type=arguments.path,
+        metavar="FILE",
+        help="a pickle as torch.save writes it, or safetensors",
+    )
+    add(
+        "--output", type=arguments.path, required=True, metavar="NEW", help="a new safetensors file"
+    )
     add("--only", metavar="NAME", help="only what is under this name, such as teacher.backbone")
     return parser
 

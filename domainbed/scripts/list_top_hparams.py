@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.lib.doubts import is_full_data
 from domainbed.lib.query import Q
 from domainbed.lib.reporting import get_grouped_records, read_records
@@ -14,14 +15,15 @@ from domainbed.registry import InputError, nearest
 from domainbed.scripts import load_named_plugins, one_line
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="domainbed.scripts.list_top_hparams", description=__doc__)
+    parser = Parser(prog="domainbed.scripts.list_top_hparams", description=__doc__)
     add = parser.add_argument
-    add("--input_dir", required=True, nargs="+", metavar="DIR", help="folders of run folders")
+    dirs = "folders of run folders"
+    add("--input_dir", type=arguments.path, required=True, nargs="+", metavar="DIR", help=dirs)
     add("--dataset", required=True)
     add("--algorithm", required=True)
-    add("--test_env", type=int, required=True)
+    add("--test_env", type=arguments.domain, required=True)
     add("--selection", nargs="+", metavar="METHOD", help=", ".join(SELECTIONS))
     add("--strict", action="store_true", help="end with code 3 if anything is doubtful")
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.scripts import one_line
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="domainbed.scripts.make_letters", description=__doc__)
-    parser.add_argument("--output", default="letters.safetensors", help="the file to write")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = Parser(prog="domainbed.scripts.make_letters", description=__doc__)
+    parser.add_argument(
+        "--output", type=arguments.path, default="letters.safetensors", help="the file to write"
+    )
+    parser.add_argument("--steps", type=arguments.at_least_one, default=1500)
+    parser.add_argument("--seed", type=arguments.seed, default=0)
     return parser
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from domainbed.datasets import doctor
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError
 from domainbed.scripts import one_line
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="domainbed.scripts.save_images", description=__doc__)
-    parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--output_dir", required=True)
+    parser = Parser(prog="domainbed.scripts.save_images", description=__doc__)
+    parser.add_argument("--data_dir", type=arguments.path, required=True)
+    parser.add_argument("--output_dir", type=arguments.path, required=True)
     parser.add_argument("--dataset", nargs="+", help="default: all that are in --data_dir")
-    parser.add_argument("--n", type=int, default=8, help="images of each domain")
+    parser.add_argument("--n", type=arguments.at_least_one, default=8, help="images of each domain")
     return parser
 
 

@@ -16,11 +16,13 @@ from domainbed import algorithms, command_launchers, datasets, launching, planni
 from domainbed.command_launchers.options import parse_options
 from domainbed.engine.options import add_common_arguments
 from domainbed.jobs import Job, make_args_list
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.lib.console import escape
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError, Registry
 from domainbed.runs import INCOMPLETE, run_folders
-from domainbed.scripts import lasting_objects, load_named_plugins, one_line
+from domainbed.scripts import ask, lasting_objects, load_named_plugins, one_line
 
 __all__ = ["Job", "build_parser", "main", "make_args_list"]
 
@@ -36,9 +38,9 @@ def _there(names: list[str], registry: Registry) -> list[str]:
     return [name for name in names if name in registry]
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line of DomainBed's sweep, and more."""
-    parser = argparse.ArgumentParser(prog="domainbed.scripts.sweep", description=__doc__)
+    parser = Parser(prog="domainbed.scripts.sweep", description=__doc__)
     add = parser.add_argument
     add("command", choices=COMMANDS)
     add(
@@ -53,11 +55,21 @@ def build_parser() -> argparse.ArgumentParser:
         default=_there(algorithms.ALGORITHMS, algorithms.REGISTRY),
         metavar="ALGORITHM",
     )
-    add("--n_hparams_from", type=int, default=0)
-    add("--n_hparams", type=int, default=20, help="the defaults, and draws beside them")
-    add("--n_trials", type=int, default=3)
-    add("--seed", type=int, default=0, help="0 gives runs DomainBed's seeds, others new ones")
-    add("--output_dir", help="where the run folders are")
+    add("--n_hparams_from", type=arguments.seed, default=0)
+    add(
+        "--n_hparams",
+        type=arguments.some_runs,
+        default=20,
+        help="the defaults, and draws beside them",
+    )
+    add("--n_trials", type=arguments.some_runs, default=3)
+    add(
+        "--seed",
+        type=arguments.seed,
+        default=0,
+        help="0 gives runs DomainBed's seeds, others new ones",
+    )
+    add("--output_dir", type=arguments.path, help="where the run folders are")
     add("--hparams", metavar="JSON", help="values that override defaults and draws")
     add("--command_launcher", default="workers", help=", ".join(command_launchers.REGISTRY))
     add(
@@ -81,11 +93,22 @@ def build_parser() -> argparse.ArgumentParser:
         default="all",
         help="; ".join(map(": ".join, pruning.KEEP.items())),
     )
-    add("--retries", type=int, default=0, metavar="N", help="try a job that fails N times more")
+    add(
+        "--retries",
+        type=arguments.count,
+        default=0,
+        metavar="N",
+        help="try a job that fails N times more",
+    )
     add("--watch", action="store_true", help="of status: go on until nothing runs any more")
     add("--set_aside", action="store_true", help="of verify: move damaged runs out of the way")
     add("--count_only", action="store_true", help="of plan: measure nothing, estimate nothing")
-    add("--config", metavar="FILE.toml", help="arguments by name; those given here win")
+    add(
+        "--config",
+        type=arguments.path,
+        metavar="FILE.toml",
+        help="arguments by name; those given here win",
+    )
     add_common_arguments(parser)
     return parser
 
@@ -102,7 +125,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def is_confirmed(args: argparse.Namespace) -> bool:
     """Ask, unless told not to."""
-    return args.skip_confirmation or input("Are you sure? (y/n) ").strip().lower() == "y"
+    return args.skip_confirmation or ask("Are you sure?", "--skip_confirmation")
 
 
 def show_plan(graph: list[Job], args: argparse.Namespace) -> int:

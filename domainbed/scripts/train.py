@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from domainbed.engine.options import Options, add_train_arguments
+from domainbed.lib.arguments import Parser
 from domainbed.lib.machine import use_huge_pages
 from domainbed.scripts import load_named_plugins, one_line
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line of DomainBed's train, and more."""
-    parser = argparse.ArgumentParser(prog="domainbed.scripts.train", description=__doc__)
+    parser = Parser(prog="domainbed.scripts.train", description=__doc__)
     add_train_arguments(parser)
     return parser
 

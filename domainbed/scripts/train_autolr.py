@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 from domainbed.engine.options import Options
+from domainbed.lib.arguments import Parser
 from domainbed.lib.machine import use_huge_pages
 from domainbed.scripts import load_named_plugins, one_line, train
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line of DomainBed's train_autolr: that of train."""
     parser = train.build_parser()
     parser.prog, parser.description = "domainbed.scripts.train_autolr", __doc__

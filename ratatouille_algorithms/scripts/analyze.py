@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from domainbed.engine.options import MEMORY_HELP
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError
 from domainbed.runs import write_atomic
 from domainbed.scripts import load_named_plugins, one_line
@@ -29,23 +31,34 @@ FIGURES = {
 """Figure -> module of `ratatouille_algorithms.analysis`, and its functions."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="ratatouille_algorithms.scripts.analyze", description=__doc__
-    )
+    parser = Parser(prog="ratatouille_algorithms.scripts.analyze", description=__doc__)
     add = parser.add_argument
-    add("--input_dir", required=True, help="the folder of run folders")
-    add("--output_dir", help="where tables and figures go; default: INPUT_DIR/analysis")
-    add("--data_dir", help="where the datasets' folders are; default: where the runs found them")
+    add("--input_dir", type=arguments.path, required=True, help="the folder of run folders")
+    add(
+        "--output_dir",
+        type=arguments.path,
+        help="where tables and figures go; default: INPUT_DIR/analysis",
+    )
+    add(
+        "--data_dir",
+        type=arguments.path,
+        help="where the datasets' folders are; default: where the runs found them",
+    )
     add("--figures", nargs="+", choices=FIGURES, default=list(FIGURES), metavar="FIGURE")
     add("--datasets", nargs="+", metavar="DATASET", help="show these only")
-    add("--test_envs", nargs="+", type=int, metavar="ENV", help="show these only")
-    add("--trial_seeds", nargs="+", type=int, metavar="TRIAL", help="show these only")
-    add("--n_pairs", type=int, default=10, help="of a target, whose mixtures are measured")
-    add("--n_subsets", type=int, default=5, help="of members, of each size")
-    add("--memory", type=float, metavar="GIB", help=MEMORY_HELP)
-    add("--grid", type=int, default=9, help="points along a side of the plane")
+    add("--test_envs", nargs="+", type=arguments.domain, metavar="ENV", help="show these only")
+    add("--trial_seeds", nargs="+", type=arguments.seed, metavar="TRIAL", help="show these only")
+    add(
+        "--n_pairs",
+        type=arguments.at_least_one,
+        default=10,
+        help="of a target, whose mixtures are measured",
+    )
+    add("--n_subsets", type=arguments.at_least_one, default=5, help="of members, of each size")
+    add("--memory", type=arguments.gibibytes, metavar="GIB", help=MEMORY_HELP)
+    add("--grid", type=arguments.at_least_one, default=9, help="points along a side of the plane")
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
     return parser
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError
 from domainbed.runs import BEST, RunFolder
 from domainbed.scripts import one_line
 from ratatouille_algorithms import means
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="ratatouille_algorithms.scripts.average", description=__doc__
-    )
+    parser = Parser(prog="ratatouille_algorithms.scripts.average", description=__doc__)
     add = parser.add_argument
-    add("members", nargs="+", metavar="MEMBER", help="a safetensors file or a run folder")
-    add("--output", required=True, metavar="FILE", help="a new safetensors file for the mean")
+    add(
+        "members",
+        type=arguments.path,
+        nargs="+",
+        metavar="MEMBER",
+        help="a safetensors file or a run folder",
+    )
+    add(
+        "--output",
+        type=arguments.path,
+        required=True,
+        metavar="FILE",
+        help="a new safetensors file for the mean",
+    )
     return parser
 
 

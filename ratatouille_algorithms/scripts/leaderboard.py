@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.model_selection import SELECTIONS
 from domainbed.registry import InputError
 from domainbed.scripts import lasting_objects, load_named_plugins, one_line
@@ -20,19 +21,29 @@ _NOT_SHOWN = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="ratatouille_algorithms.scripts.leaderboard", description=__doc__
-    )
+    parser = Parser(prog="ratatouille_algorithms.scripts.leaderboard", description=__doc__)
     add = parser.add_argument
-    add("--input_dir", nargs="+", required=True, metavar="RUNS", help="folders of run folders")
+    add(
+        "--input_dir",
+        type=arguments.path,
+        nargs="+",
+        required=True,
+        metavar="RUNS",
+        help="folders of run folders",
+    )
     add("--format", choices=RENDERERS, default="text")
     add("--selection", nargs="+", metavar="METHOD", help=", ".join(SELECTIONS))
     add("--score", choices=leaderboard.SCORES, default="in", help="in split, or whole test domain")
     add("--algorithms", nargs="+", metavar="ALGORITHM", help="show these only")
     add("--datasets", nargs="+", metavar="DATASET", help="show these only")
-    add("--compare", metavar="OTHER_RUNS", help="show this sweep beside the others")
+    add(
+        "--compare",
+        type=arguments.path,
+        metavar="OTHER_RUNS",
+        help="show this sweep beside the others",
+    )
     add("--published", action="store_true", default=None, help="show published results always")
     add("--no_published", dest="published", action="store_false", help="do not show them")
     add("--ddof", type=int, choices=(0, 1), default=0, help="1: sample standard deviation")

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError
-from domainbed.scripts import load_named_plugins, one_line
+from domainbed.scripts import ask, load_named_plugins, one_line
 from ratatouille_algorithms import pool as pools
 from ratatouille_algorithms.pool import Ingredient, lock
 from ratatouille_algorithms.pool import pool as folders
@@ -26,28 +28,37 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "task": {"help": "what it was trained to do, in words"},
     "datasets_seen": {"nargs": "+", "metavar": "DATASET", "help": "all that it was trained on"},
     "foundation": {
+        "type": arguments.path,
         "metavar": "NAME|FILE|random",
         "help": "what it descends from; default: the backbone's own weights",
     },
     "backbone": {"help": "the featurizer, such as resnet50 or one of timm's models"},
-    "input_shape": {"nargs": "+", "type": int, "metavar": "N", "help": "default: 3 224 224"},
+    "input_shape": {
+        "nargs": "+",
+        "type": arguments.at_least_one,
+        "metavar": "N",
+        "help": "default: 3 224 224",
+    },
     "licence": {"help": "under which it may be used, such as MIT"},
     "how": {"help": "the command or recipe that made it"},
-    "steps": {"type": int, "help": "updates"},
-    "id_acc": {"type": float, "help": "accuracy in [0, 1] on validation data of its own datasets"},
+    "steps": {"type": arguments.count, "help": "updates"},
+    "id_acc": {
+        "type": arguments.share,
+        "help": "accuracy in [0, 1] on validation data of its own datasets",
+    },
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="ratatouille_algorithms.scripts.pool", description=__doc__
-    )
+    parser = Parser(prog="ratatouille_algorithms.scripts.pool", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> Callable[..., Any]:
         one = commands.add_parser(name, help=text, description=text)
-        one.add_argument("--pool", required=True, metavar="DIR", help="the pool's folder")
+        one.add_argument(
+            "--pool", type=arguments.path, required=True, metavar="DIR", help="the pool's folder"
+        )
         one.add_argument(
             "--plugins", nargs="+", default=[], metavar="MODULE", help="that are not installed"
         )
@@ -57,20 +68,31 @@ def build_parser() -> argparse.ArgumentParser:
     add("--target", metavar="DATASET", help="say of each whether runs on this dataset may use it")
     add("--allow_unknown_provenance", action="store_true", help="use weights of unknown past, too")
     add = command("add", "Add run folders, ingredients, or weights with what is known of them.")
-    add("sources", nargs="+", metavar="SOURCE", help="a run folder, a folder of them, or a file")
+    add(
+        "sources",
+        type=arguments.path,
+        nargs="+",
+        metavar="SOURCE",
+        help="a run folder, a folder of them, or a file",
+    )
     for field, options in _FIELDS.items():
         add(f"--{field}", **options)
     add = command("verify", "Check ingredients, and measure how far they are from the foundation.")
     add("names", nargs="*", metavar="NAME", help="default: all")
-    add("--foundation", metavar="NAME|FILE", help="where it is a file, or not to be had by name")
+    add(
+        "--foundation",
+        type=arguments.path,
+        metavar="NAME|FILE",
+        help="where it is a file, or not to be had by name",
+    )
     add("--dataset", help="measure accuracy along the way from the foundation, on this dataset")
-    add("--data_dir", help="where its folder is")
+    add("--data_dir", type=arguments.path, help="where its folder is")
     add = command("remove", "Delete ingredients.")
     add("names", nargs="+", metavar="NAME")
     add("--yes", action="store_true", help="do not ask")
     add = command("export", "Copy ingredients to an archive or a folder, a pool in its turn.")
     add("names", nargs="*", metavar="NAME", help="default: all")
-    add("--output", required=True, metavar="FILE.zip|FILE.tar|DIR")
+    add("--output", type=arguments.path, required=True, metavar="FILE.zip|FILE.tar|DIR")
     _add_hub(command)
     return parser
 
@@ -81,12 +103,12 @@ def _add_hub(command: Callable[[str, str], Callable[..., Any]]) -> None:
     add("--names", nargs="+", default=[], metavar="NAME", help="default: all")
     add("--revision", help="a branch, tag or commit; default: the pinned commit, or main")
     add("--update", action="store_true", help="move what is pinned to --revision, or to main")
-    add("--max_gib", type=float, default=4.0, help="the most to download (default 4)")
+    add("--max_gib", type=arguments.gibibytes, default=4.0, help="the most to download (default 4)")
     add = command("push", "Upload ingredients to the hub, where others can pull them.")
     add("repo", metavar="OWNER/NAME")
     add("--names", nargs="+", default=[], metavar="NAME", help="default: all")
     add("--private", action="store_true", help="make a new repository private")
-    add("--message", default="", help="of the commit")
+    add("--message", type=str, default="", help="of the commit")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -219,19 +241,12 @@ def _connect(sound: Sequence[Ingredient], args: argparse.Namespace) -> None:
 
 def _remove(args: argparse.Namespace) -> int:
     names = ", ".join(dict.fromkeys(args.names))
-    if not args.yes and not _is_confirmed(f"Delete {names} from {args.pool}?"):
+    if not args.yes and not ask(f"Delete {names} from {args.pool}?", "--yes"):
         print("Nothing is deleted.")
         return 0
     folders.remove(args.pool, args.names)
     print(f"deleted {names}")
     return 0
-
-
-def _is_confirmed(question: str) -> bool:
-    try:
-        return input(f"{question} (y/n) ").strip().lower() == "y"
-    except EOFError:
-        raise InputError("There is nobody to ask; give --yes to delete without asking") from None
 
 
 def _export(args: argparse.Namespace) -> int:

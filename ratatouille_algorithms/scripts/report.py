@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from domainbed.lib import arguments
+from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError
 from domainbed.runs import write_atomic
 from domainbed.scripts import lasting_objects, load_named_plugins, one_line
 from ratatouille_algorithms import report
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="ratatouille_algorithms.scripts.report", description=__doc__
-    )
+    parser = Parser(prog="ratatouille_algorithms.scripts.report", description=__doc__)
     add = parser.add_argument
-    add("--input_dir", required=True, nargs="+", metavar="RUNS", help="folders of run folders")
-    add("--output", required=True, metavar="FILE", help="the page to write, such as report.html")
-    add("--analysis", metavar="DIR", help="where figures are (default: RUNS/analysis)")
+    dirs = "folders of run folders"
+    add("--input_dir", type=arguments.path, required=True, nargs="+", metavar="RUNS", help=dirs)
+    add(
+        "--output",
+        type=arguments.path,
+        required=True,
+        metavar="FILE",
+        help="the page to write, such as report.html",
+    )
+    add(
+        "--analysis",
+        type=arguments.path,
+        metavar="DIR",
+        help="where figures are (default: RUNS/analysis)",
+    )
     add("--title", help="the page's title")
     add("--strict", action="store_true", help="end with code 3 if anything is doubtful")
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="plug-ins that aren't installed")
