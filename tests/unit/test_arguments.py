@@ -135,7 +135,10 @@ def test_a_file_of_arguments_is_checked_as_the_command_line_is(tmp_path, monkeyp
         file.write_text(f"{line}\n")
         with pytest.raises(InputError, match=re.escape(said)):
             args = ["plan", "--config", str(file), "--output_dir", str(tmp_path / "o")]
-            sweep.plan(sweep_script.parse([*args, "--algorithms", "ERM"]))
+            args += ["--algorithms", "ERM"]
+            if "datasets" not in line:
+                args += ["--datasets", "RotatedDigits"]
+            sweep.plan(sweep_script.parse(args))
 
 
 def test_the_shell_or_the_command_expands_home_to_the_same_jobs(monkeypatch, tmp_path):
