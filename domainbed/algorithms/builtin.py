@@ -188,7 +188,10 @@ BUILTIN: dict[str, tuple[str, Space]] = {
     ),
     "SD": ("sd", [log_uniform("sd_reg", 0.1, -5, -1)]),
     "ANDMask": ("and_mask", [uniform("tau", 1.0, 0.5, 1.0, SHARE)]),
-    "SANDMask": ("and_mask", [uniform("tau", 1.0, 0.0, 1.0, SHARE), log_uniform("k", 10.0, -3, 5)]),
+    "SANDMask": (
+        "and_mask",
+        [uniform("tau", 1.0, 0.0, 1.0, Within(-1, 1)), log_uniform("k", 10.0, -3, 5)],
+    ),
     "IGA": ("iga", [log_uniform("penalty", 1000.0, 1, 5)]),
     "SelfReg": ("selfreg", []),
     "Fishr": (

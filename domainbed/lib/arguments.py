@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from domainbed.lib.bounds import AT_LEAST_ONE, COUNT, SEED, SHARE, Bounds, Within, problem
-from domainbed.lib.console import escape
 from domainbed.lib.machine import cores
+from domainbed.registry import InputError
 
 MOST_PER_CORE = 64
 """Processes or threads that may be asked for, for each core of this machine."""
@@ -136,6 +136,6 @@ class Parser(argparse.ArgumentParser):
         self.register("type", None, text)
 
     def error(self, message: str) -> NoReturn:
-        """End with code 2."""
-        said = escape(message.removeprefix("argument ")).replace(": was given", " was given", 1)
-        self.exit(2, f"error: {said}; --help lists all arguments\n")
+        """Raise `InputError`, which commands tell in one line before they end with code 2."""
+        said = message.removeprefix("argument ").replace(": was given", " was given", 1)
+        raise InputError(f"{said}; --help lists all arguments")

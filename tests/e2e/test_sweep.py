@@ -144,7 +144,7 @@ def test_a_dry_launcher_prints_the_commands_of_the_first_wave(tmp_path, capsys):
         (["--algorithms", "ERN"], "Did you mean 'ERM'"),
         (["--command_launcher", "worker"], "Did you mean 'workers'"),
         (["--hparams", '{"lp_step": 1}'], "Did you mean 'lp_steps'"),
-        (["--hparams", '{"lr": "1"}'], "expected float"),
+        (["--hparams", '{"lr": "1"}'], "expected a number above 0"),
         (["--aux_datasets", "RotatedDigits"], "no auxiliary dataset for RotatedDigits"),
         (["--aux_datasets", "NoisyDigit"], "Did you mean 'NoisyDigits'"),
         (["--aux_hparams", "0"], "--aux_hparams"),
@@ -171,8 +171,8 @@ def test_a_config_gives_arguments_and_flags_win(tmp_path):
     ("text", "told"),
     [
         ("n_hparam = 3", "Did you mean 'n_hparams'"),
-        ('n_hparams = "3"', "expected int"),
-        ('datasets = "PACS"', "expected a list of str"),
+        ('n_hparams = "3"', "expected an integer"),
+        ('datasets = "PACS"', "expected a list of values"),
         ("n_hparams = [", "cannot be read"),
     ],
 )

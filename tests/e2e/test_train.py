@@ -137,7 +137,7 @@ def test_domain_adaptation_sees_a_split_of_the_test_domain(tmp_path):
         ((*SMALL, "--test_envs", 7), "7"),
         ((*SMALL, "--test_envs", 0, 1, 2, 3), "every domain"),
         (("--dataset", "RotatedDigits", "--hparams", '{"lrr": 1}'), "Did you mean 'lr'"),
-        (("--dataset", "RotatedDigits", "--hparams", '{"lr": "1"}'), "expected float"),
+        (("--dataset", "RotatedDigits", "--hparams", '{"lr": "1"}'), "expected a number above 0"),
         (("--dataset", "RotatedDigits", "--hparams", '{"batch_size": 512}'), "batch_size=512"),
         ((*SMALL, "--steps", 0), "--steps"),
         ((*SMALL, "--holdout_fraction", 1.5), "--holdout_fraction"),

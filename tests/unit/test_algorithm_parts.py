@@ -195,7 +195,7 @@ def test_cad_options_train(name, is_flipped):
 
 @pytest.mark.parametrize("name", ["urm", "urm_generator_output", "urm_discriminator_optimizer"])
 def test_urm_names_what_it_knows(name):
-    with pytest.raises(InputError, match=f"{name} was 'none'"):
+    with pytest.raises(InputError, match=f"'{name}' was given 'none'"):
         make("URM", **{name: "none"})
 
 

@@ -189,7 +189,7 @@ def test_a_whole_algorithm_is_taken_with_its_head_under_any_prefix(tmp_path, qui
     state = weights.read(quick_run("first")[1] / LAST)[0]
     content = {"ckpt": {"state_dict": prefixed(state, "module._orig_mod.")}}
     torch.save(content, tmp_path / "w.pth")
-    still = ["--hparams", '{"lr": 0.0, "batch_size": 4}']
+    still = ["--hparams", '{"lr": 1e-30, "batch_size": 4}']
     code, again = quick_run("again", "--path_init", tmp_path / "w.pth", *still)
     assert code == 0
     read = weights.read(again / LAST)[0]

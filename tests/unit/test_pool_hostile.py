@@ -88,10 +88,11 @@ def test_a_name_that_leaves_the_pool_is_refused(tmp_path, mine, capsys, name):
     weights.save(tmp_path / "w.safetensors", letters(), {})
     before = sorted(tmp_path.rglob("*"))
     add = ["add", tmp_path / "w.safetensors", "--pool", mine, f"--name={name}", *DIGITS]
-    assert "a folder's name" in refusal(capsys, *add)
-    assert "a folder's name" in refusal(capsys, "remove", "--pool", mine, "--yes", "--", name)
-    assert "a folder's name" in refusal(capsys, "export", "--pool", mine,
-                                        "--output", tmp_path / "out", "--", name)  # fmt: skip
+    told = "a folder's name" if name else "which is empty"
+    assert told in refusal(capsys, *add)
+    assert told in refusal(capsys, "remove", "--pool", mine, "--yes", "--", name)
+    export = ["export", "--pool", mine, "--output", tmp_path / "out", "--", name]
+    assert told in refusal(capsys, *export)
     assert sorted(tmp_path.rglob("*")) == before
 
 
