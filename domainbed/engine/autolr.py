@@ -58,6 +58,8 @@ def scale_learning_rates(algorithm: Any, factor: float) -> None:
 class Annealed(trainer.Trainer):
     """Lowers the learning rate where validation stalls; `schedule` maps a step to the factor."""
 
+    replacement = False
+
     def __init__(self, run: Run, algorithm: Any) -> None:
         super().__init__(run, algorithm)
         self.plateau = Plateau()
@@ -86,13 +88,17 @@ class Annealed(trainer.Trainer):
             loss = self.run.id_mean(losses)
             assert loss is not None, "samples for validation were checked for"
             factor = self.plateau(loss)
-        if factor == 0:
+        if factor == 0:  # as in DomainBed, nothing of this checkpoint is recorded or kept
             self.n_steps = step + 1
-            factor = FACTOR ** (REDUCTIONS - 1)
+            return
         self.schedule[step] = factor
         scale_learning_rates(self.algorithm, factor)
         lr = self.run.hparams["lr"] * factor
         super()._record(step, {**values, "lr": lr}, accs, losses)
+
+    def _keep(self, step: int, accs: dict[str, float]) -> None:
+        if step in self.schedule:
+            super()._keep(step, accs)
 
 
 class Found(NamedTuple):
@@ -104,6 +110,8 @@ class Found(NamedTuple):
 
 class FullData(trainer.Trainer):
     """Trains by a schedule that was found, without validation."""
+
+    replacement = False
 
     def __init__(self, run: Run, algorithm: Any, found: Found, options: Options) -> None:
         super().__init__(run, algorithm)
@@ -146,7 +154,7 @@ def train(run: Run) -> None:
         found, full.state = Found(**run.state.content["found"]), run.state
     else:
         first = trainer.train_with(run, Annealed)
-        found = Found(first.n_steps, first.schedule)
+        found = Found(max(first.schedule) + 1, first.schedule)
     logger.info("Training again on all samples, by the schedule that was found.")
     trainer.train_with(full, functools.partial(FullData, found=found, options=o))
     run.provenance = full.provenance

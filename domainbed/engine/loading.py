@@ -32,10 +32,17 @@ class Source:
 
 
 class Stream(torch.utils.data.Dataset):
-    """Item s is the list of batches (x, y) of step s, one for each source, with replacement."""
+    """Item s is the list of batches (x, y) of step s, one for each source.
 
-    def __init__(self, sources: Sequence[Source], batch_size: int, seed: int) -> None:
+    Without replacement each pass over a source has an order of its own and leaves out what fills
+    no batch; sources with weights are drawn with replacement all the same.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], batch_size: int, seed: int, replacement: bool = True
+    ) -> None:
         self.sources, self.batch_size, self.seed = sources, batch_size, seed
+        self.replacement = replacement
         self.keys = [torch.as_tensor(source.keys) for source in sources]
 
     def __getitem__(self, step: int) -> list[Batch]:
@@ -44,7 +51,9 @@ class Stream(torch.utils.data.Dataset):
     def _batch(self, i: int, step: int) -> Batch:
         source, keys = self.sources[i], self.keys[i]
         generator = torch.Generator().manual_seed(seed_hash(self.seed, source.name, step))
-        if source.weights is None:
+        if source.weights is None and not self.replacement:
+            drawn = self._without_replacement(i, step)
+        elif source.weights is None:
             drawn = torch.randint(len(keys), (self.batch_size,), generator=generator)
         else:
             drawn = torch.multinomial(
@@ -52,6 +61,13 @@ class Stream(torch.utils.data.Dataset):
             )
         seeds = (seed_hash(self.seed, source.name, step, p) for p in range(self.batch_size))
         return fetch(source.environment, keys[drawn], seeds)
+
+    def _without_replacement(self, i: int, step: int) -> torch.Tensor:
+        n_batches = len(self.keys[i]) // self.batch_size
+        n_passes, position = divmod(step, n_batches)
+        seed = seed_hash(self.seed, self.sources[i].name, "pass", n_passes)
+        order = torch.randperm(len(self.keys[i]), generator=torch.Generator().manual_seed(seed))
+        return order.split(self.batch_size)[position]
 
     def steps(self, first: int, end: int, num_workers: int) -> Iterator[list[Batch]]:
         """The batches of steps first to end - 1, in order, loaded by `num_workers` processes."""

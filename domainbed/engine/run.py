@@ -203,12 +203,12 @@ class Run:
         own = min(cores(), torch.get_num_threads())
         return 0 if own == 1 or all(is_in_memory(env) for env in self.dataset) else min(4, own)
 
-    def stream(self) -> Stream:
+    def stream(self, replacement: bool = True) -> Stream:
         """The training batches: first those of the training domains, then those to adapt to."""
         sources = [self._source(env, self.splits[env].in_) for env in self.train_envs]
         if self.options.task == "domain_adaptation":
             sources += [self._source(env, self.splits[env].uda, "uda") for env in self.test_envs]
-        return Stream(sources, self.hparams["batch_size"], self.options.seed)
+        return Stream(sources, self.hparams["batch_size"], self.options.seed, replacement)
 
     def _source(self, env: int, keys: Sequence[int], split: str = "in") -> Source:
         environment, of_classes = self.environments[env], None

@@ -28,6 +28,9 @@ class RunFailed(RuntimeError):
 class Trainer:
     """Trains an algorithm, records it at checkpoints, and keeps its best and its last weights."""
 
+    replacement = True
+    """Whether batches are drawn with replacement, as by DomainBed's train."""
+
     def __init__(self, run: Run, algorithm: Any) -> None:
         self.run, self.algorithm = run, algorithm
         self.evaluator = run.evaluator
@@ -42,7 +45,7 @@ class Trainer:
         self.algorithm.train()
         first = self._resume() if self.run.state else 0
         started = time.time()
-        steps = self.run.stream().steps(first, self.n_steps, self.run.num_workers)
+        steps = self.run.stream(self.replacement).steps(first, self.n_steps, self.run.num_workers)
         checkpoint.STOP.is_training = True
         try:
             with tqdm(

@@ -18,7 +18,7 @@ from domainbed.lib import arguments
 from domainbed.lib.bounds import Within
 from domainbed.lib.machine import cores
 from domainbed.registry import InputError
-from domainbed.scripts import one_line, ask
+from domainbed.scripts import ask, one_line
 from domainbed.scripts import sweep as sweep_script
 from domainbed.scripts import train as train_script
 
