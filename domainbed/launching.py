@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from domainbed import planning, sweep
 from domainbed.jobs import Job
+from domainbed.lib.console import escape
 from domainbed.planning import Kind
 
 POLL_SECONDS = 1.0
@@ -23,12 +25,39 @@ AFTER_SECONDS = 60.0
 """Between two calls of what is to be done while jobs run."""
 
 
+def set_damaged_aside(jobs: Iterable[Job], thoroughly: bool = False) -> list[Job]:
+    """Move those finished runs out of the way whose weights are damaged, saying so; return them."""
+    from domainbed import verification  # torch, to look into weights
+
+    damaged = []
+    for job in jobs:
+        if not job.folder.is_done or job.folder.is_locked():
+            continue
+        if found := verification.damaged_weights(job.folder, thoroughly):
+            with contextlib.suppress(FileNotFoundError):  # another launch was first
+                place = verification.set_aside(job.folder, job.root)
+                print(escape(f"{found[0]}; the run is in {place} now, and is done again"))
+            damaged.append(job)
+    return damaged
+
+
+def check_needs(graph: Sequence[Job]) -> None:
+    """Set aside what is damaged of the runs that jobs to be done need, and of those these need."""
+    done = {job.output_dir for job in graph if job.folder.is_done}
+    for job in reversed(graph):  # in a graph what is needed comes first
+        if job.output_dir not in done:
+            needed = {need.job.output_dir: need.job for need in job.needs}
+            some = [needed[name] for name in sorted(done.intersection(needed))]
+            done -= {job.output_dir for job in set_damaged_aside(some)}
+
+
 class Queue:
     """The jobs of a graph that are not done; each is handed out once its needs are done.
 
     First the kind of jobs with the longest way to the end of the sweep, by what jobs of each kind
     have taken. A job that fails is handed out `retries` times more; it holds back those that need
-    it and no others. One that runs elsewhere is handed out if it does not get done there.
+    it and no others. One that runs elsewhere is handed out if it does not get done there. What a
+    failed job needed is looked at once: damaged runs are set aside and handed out again.
     """
 
     def __init__(
@@ -51,6 +80,7 @@ class Queue:
         self._seconds: dict[Kind, float] = defaultdict(float)  # that its jobs took, in all
         self._n_timed: Counter[Kind] = Counter()
         self._tries: Counter[str] = Counter()
+        self._checked: set[str] = set()
         self._looked = self._after_at = time.monotonic()
         for job in graph:
             self._add(job)
@@ -106,6 +136,8 @@ class Queue:
             self._after_at = time.monotonic()
 
     def _note_done(self, job: Job) -> None:
+        if job.output_dir in self.done:
+            return
         self.done.add(job.output_dir)
         for follower in self._followers[job.output_dir]:
             self._n_open[follower.output_dir] -= 1
@@ -113,10 +145,25 @@ class Queue:
                 self._make_ready(follower)
 
     def _try_again(self, job: Job) -> None:
-        if self._tries[job.output_dir] <= self.retries:
+        needed = {need.job.output_dir: need.job for need in job.needs}
+        unseen = [other for name, other in needed.items() if name not in self._checked]
+        self._checked.update(needed)
+        for damaged in set_damaged_aside(unseen, thoroughly=True):
+            self._make_anew(damaged)
+        if not self.done.issuperset(needed):
+            self._tries[job.output_dir] -= 1  # it is ready again when these are done
+        elif self._tries[job.output_dir] <= self.retries:
             self._make_ready(job)
         else:
             self.n_failed += 1
+
+    def _make_anew(self, job: Job) -> None:
+        self.done.discard(job.output_dir)
+        for follower in self._followers[job.output_dir]:
+            self._n_open[follower.output_dir] += 1
+            with contextlib.suppress(ValueError):  # it does not wait, but runs or is done
+                self._ready[self._kinds[follower.output_dir]].remove(follower)
+        self._make_ready(job)
 
     def look_elsewhere(self) -> None:
         """Take back what does not run elsewhere any more."""

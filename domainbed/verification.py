@@ -101,6 +101,28 @@ def _of_weights(path: Path, sha256: Any) -> Iterator[str]:
         yield str(error)
 
 
+def damaged_weights(folder: RunFolder, thoroughly: bool = False) -> list[str]:
+    """What became of the weights of a finished run, a line each: of files that are gone or cut.
+
+    Thoroughly: also of those that hash to something else than the run wrote.
+    """
+    found = []
+    try:
+        files = folder.description().get("files")
+    except InputError as error:
+        return [str(error)]
+    for name, sha256 in sorted(files.items()) if isinstance(files, dict) else ():
+        path = folder / name
+        try:
+            with weights.opened(path):  # which compares the size with that of the header
+                pass
+            if thoroughly and sha256_of(path) != sha256:
+                found.append(f"{path} is not the file that the run wrote (sha256 differs)")
+        except (InputError, weights.SafetensorError, OSError) as error:
+            found.append(str(error))
+    return found
+
+
 def set_aside(folder: RunFolder, root: str | Path) -> Path:
     """Move a run folder to `<root>/damaged/`, where no command looks; return the new place."""
     place = Path(root) / DAMAGED / folder.path.relative_to(root)

@@ -164,11 +164,14 @@ def _work(pipe: Connection, gpu: str | None, n_threads: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     use_huge_pages()
     import torch
+    from tqdm import tqdm
 
     from domainbed.engine import sinks
     from domainbed.scripts import train
 
     torch.set_num_threads(n_threads)
+    # tqdm's own lock is a semaphore: of a killed process Python warns after all has been said
+    tqdm.set_lock(threading.RLock())
     sinks.QUIET = True
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:

@@ -178,6 +178,7 @@ def launch(asked: list[Job], graph: list[Job], args: argparse.Namespace) -> int:
             if not getattr(launcher, "only_prints", False):
                 from domainbed import preflight  # torch, once there is work to do
 
+                launching.check_needs(graph)
                 preflight.check(job for job in graph if not job.folder.is_done)
             options = parse_options(args.launcher_options)
             if hasattr(launcher, "launch_graph"):
