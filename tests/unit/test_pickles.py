@@ -130,7 +130,7 @@ def test_one_of_several_dictionaries_can_be_kept(tmp_path):
             keep_tensors.main([str(tmp_path / "w.pth"), "--output", str(new), "--only", only]) == 0
         )
         read = weights.read(new)[0]
-        assert all(torch.equal(read[name], kept[name]) for name in kept) and len(read) == len(kept)
+        assert weights.content_hash(read) == weights.content_hash(kept)
     none = ["--output", str(tmp_path / "n.safetensors"), "--only", "nobody"]
     assert keep_tensors.main([str(tmp_path / "w.pth"), *none]) == 2
 
