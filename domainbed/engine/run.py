@@ -265,9 +265,18 @@ class Run:
         if self.options.foundation is not None:
             hparams["foundation"] = self.options.foundation
         cls = self.method.load()
-        algorithm = cls(
-            self.dataset.input_shape, self.dataset.num_classes, len(self.train_envs), hparams
-        )
+        try:
+            algorithm = cls(
+                self.dataset.input_shape, self.dataset.num_classes, len(self.train_envs), hparams
+            )
+        except KeyError as error:
+            name = error.args[0] if error.args else None
+            if not isinstance(name, str) or name in hparams:
+                raise
+            raise InputError(
+                f"{self.options.algorithm} looked for {name!r} while it was built, and no hparam "
+                f"has this name; declare it: register(hparams=[HParam({name!r}, DEFAULT)])"
+            ) from error
         if self.options.precision == "bf16":
             precision.compute_in_bf16(algorithm, self.device)
         if self.method.channels_last:
