@@ -43,7 +43,7 @@ setup(
         "torch>=2.2.2",
         "torchvision>=0.17.2",
         "numpy>=1.24.4",
-        "pillow>=9.4.0",
+        "pillow>=11.0.0",
         "tqdm>=4.65.0",
         "safetensors>=0.7.0",
         "orjson>=3.9.0",
