@@ -131,8 +131,7 @@ def space(algorithm: str, dataset: str) -> dict[str, HParam]:
     every: dict[str, HParam] = {}
     bounds = {h.name: h.bounds for h in OPTIONAL}
     for h in (*_common(dataset), *datasets.hparam_space(dataset), *own):
-        # a class written before there were bounds has none
-        h = h if getattr(h, "bounds", None) else replace(h, bounds=bounds.get(h.name))
+        h = h if h.bounds else replace(h, bounds=bounds.get(h.name))
         bounds[h.name], every[h.name] = h.bounds, h
     return every
 
@@ -197,7 +196,7 @@ def check_overrides(overrides: dict[str, Plain], known: Iterable[HParam]) -> Non
 def check_value(hparam: HParam, value: Any) -> None:
     """Raise `InputError` for a value that a hyper-parameter cannot have."""
     kind = type(hparam.default)
-    bounds = getattr(hparam, "bounds", None)
+    bounds = hparam.bounds
     if bounds is None and kind in (int, float):
         bounds = FINITE
     expected = problem(value, kind, bounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -25,19 +26,26 @@ AFTER_SECONDS = 60.0
 """Between two calls of what is to be done while jobs run."""
 
 
-def set_damaged_aside(jobs: Iterable[Job], thoroughly: bool = False) -> list[Job]:
+def set_damaged_aside(jobs: Iterable[Job], hashed: bool = False) -> list[Job]:
     """Move those finished runs out of the way whose weights are damaged, saying so; return them."""
     from domainbed import verification  # torch, to look into weights
 
+    depth = verification.HASH if hashed else verification.HEADER
     damaged = []
     for job in jobs:
         if not job.folder.is_done or job.folder.is_locked():
             continue
-        if found := verification.damaged_weights(job.folder, thoroughly):
-            with contextlib.suppress(FileNotFoundError):  # another launch was first
+        if found := verification.damaged_weights(job.folder, depth):
+            try:
                 place = verification.set_aside(job.folder, job.root)
+            except FileNotFoundError:  # another launch was first
+                damaged.append(job)
+            except OSError as error:
+                why = f"{found[0]}; the run cannot be set aside: {error.strerror}"
+                print(escape(why), file=sys.stderr)
+            else:
+                damaged.append(job)
                 print(escape(f"{found[0]}; the run is in {place} now, and is done again"))
-            damaged.append(job)
     return damaged
 
 
@@ -148,7 +156,7 @@ class Queue:
         needed = {need.job.output_dir: need.job for need in job.needs}
         unseen = [other for name, other in needed.items() if name not in self._checked]
         self._checked.update(needed)
-        for damaged in set_damaged_aside(unseen, thoroughly=True):
+        for damaged in set_damaged_aside(unseen, hashed=True):
             self._make_anew(damaged)
         if not self.done.issuperset(needed):
             self._tries[job.output_dir] -= 1  # it is ready again when these are done

@@ -21,6 +21,9 @@ from domainbed.runs import DAMAGED, RunFolder
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _FILE_NAME = re.compile(r"[^/\\\0]{1,240}\.safetensors")
 
+HEADER, HASH, NUMBERS = range(3)
+"""How deep to look into weights: at header and size; also at all bytes; also at each number."""
+
 
 def problems(folder: RunFolder) -> list[str]:
     """What is wrong with a run folder, a line each; an unfinished one may lack anything."""
@@ -30,11 +33,12 @@ def problems(folder: RunFolder) -> list[str]:
         return [str(error)]
     found = list(_of_name(folder, description.get("args")))
     if folder.is_done:
-        found += [*_of_records(folder), *_of_files(folder, description.get("files", {}))]
+        files = description.get("files", {})
+        found += [*_of_records(folder), *_of_files(folder, files, NUMBERS)]
     return found
 
 
-def _of_files(folder: RunFolder, files: Any) -> Iterator[str]:
+def _of_files(folder: RunFolder, files: Any, depth: int) -> Iterator[str]:
     """What run.json says of weights must be names of files here, and what they hash to."""
     if not isinstance(files, dict):
         yield f"{folder / 'run.json'} is damaged: files is {_brief(files)}, expected an object"
@@ -43,7 +47,7 @@ def _of_files(folder: RunFolder, files: Any) -> Iterator[str]:
         if not _FILE_NAME.fullmatch(name):
             yield f"{folder / 'run.json'} is damaged: {_brief(name)} is no name of weights"
         else:
-            yield from _of_weights(folder / name, sha256)
+            yield from _of_weights(folder / name, sha256, depth)
 
 
 def _brief(value: Any) -> str:
@@ -84,43 +88,30 @@ def _of_name(folder: RunFolder, args: Any) -> Iterator[str]:
         yield f"{folder.path} holds a run whose args belong in folder {job.id}"
 
 
-def _of_weights(path: Path, sha256: Any) -> Iterator[str]:
+def _of_weights(path: Path, sha256: Any, depth: int) -> Iterator[str]:
     """The file must be there, be the one that was written, and hold finite numbers."""
     try:
-        if path.is_symlink():
+        if depth == NUMBERS and path.is_symlink():
             yield f"{path} is a link"
             return
-        with weights.opened(path) as file:
-            for name in file.keys():
+        with weights.opened(path) as file:  # which compares the size with that of the header
+            for name in file.keys() if depth == NUMBERS else ():
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                     yield f"{path} holds a number that is not finite, in {name!r}"
-        if sha256_of(path) != sha256:
+        if depth >= HASH and sha256_of(path) != sha256:
             yield f"{path} is not the file that the run wrote (sha256 differs)"
     except (InputError, weights.SafetensorError, OSError) as error:
         yield str(error)
 
 
-def damaged_weights(folder: RunFolder, thoroughly: bool = False) -> list[str]:
-    """What became of the weights of a finished run, a line each: of files that are gone or cut.
-
-    Thoroughly: also of those that hash to something else than the run wrote.
-    """
-    found = []
+def damaged_weights(folder: RunFolder, depth: int) -> list[str]:
+    """What became of the weights of a finished run, a line each, looking no deeper than `depth`."""
     try:
-        files = folder.description().get("files")
+        files = folder.description().get("files", {})
     except InputError as error:
         return [str(error)]
-    for name, sha256 in sorted(files.items()) if isinstance(files, dict) else ():
-        path = folder / name
-        try:
-            with weights.opened(path):  # which compares the size with that of the header
-                pass
-            if thoroughly and sha256_of(path) != sha256:
-                found.append(f"{path} is not the file that the run wrote (sha256 differs)")
-        except (InputError, weights.SafetensorError, OSError) as error:
-            found.append(str(error))
-    return found
+    return list(_of_files(folder, files, depth))
 
 
 def set_aside(folder: RunFolder, root: str | Path) -> Path:

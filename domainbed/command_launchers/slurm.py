@@ -45,9 +45,8 @@ class SlurmOptions:
     mem: str | None = None  # of a task, such as 16GB
     throttle: int | None = None  # tasks that may run at once
     jobs_per_task: int = field(default=1, metadata={"most": 100_000})
-    parallel: int = field(
-        default=1, metadata={"most": 4096}
-    )  # jobs of a task that run at once, and share its GPUs and cores
+    # jobs of a task that run at once, and share its GPUs and cores
+    parallel: int = field(default=1, metadata={"most": 4096})
     signal_seconds: int = 90  # before the end of a task, for its runs to save their state
     max_timeouts: int = 100  # after which a task isn't put back into the queue
 

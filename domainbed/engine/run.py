@@ -269,6 +269,8 @@ class Run:
             algorithm = cls(
                 self.dataset.input_shape, self.dataset.num_classes, len(self.train_envs), hparams
             )
+        except InputError:  # an unknown name is a KeyError, too, and says what it is
+            raise
         except KeyError as error:
             name = error.args[0] if error.args else None
             if not isinstance(name, str) or name in hparams:

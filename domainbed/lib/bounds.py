@@ -27,18 +27,14 @@ class Within:
 
     def __str__(self) -> str:
         """Return what follows "expected a number", such as "of at least 1"."""
-        least, most = (f"{int(x):,}" if x == int(x) else f"{x:g}" for x in self._ends())
-        if self.most == math.inf:
-            if self.least == -math.inf:
-                return "that is finite"
+        least, most = (f"{x:,.0f}" if x % 1 == 0 else f"{x:g}" for x in (self.least, self.most))
+        if math.isinf(self.least) and math.isinf(self.most):
+            return "that is finite"
+        if math.isinf(self.most):
             return f"above {least}" if self.above else f"of at least {least}"
+        if math.isinf(self.least):
+            return f"below {most}" if self.below else f"of at most {most}"
         return f"{'above' if self.above else 'from'} {least} to {'below ' * self.below}{most}"
-
-    def _ends(self) -> tuple[float, float]:
-        return (
-            0 if math.isinf(self.least) else self.least,
-            0 if math.isinf(self.most) else self.most,
-        )
 
 
 @dataclass(frozen=True)

@@ -73,16 +73,24 @@ def test_top_hparams_are_listed_by_a_plugin_too(launched):
     assert said.count("hparams_seed 0") == 1
 
 
-def test_an_hparam_that_nobody_declared_is_named(tmp_path):
-    (tmp_path / "undeclared.py").write_text(
-        "from domainbed.algorithms import ERM, register\n\n\n@register(hparams=[])\n"
-        "class Undeclared(ERM):\n    def __init__(self, *args):\n        super().__init__(*args)\n"
-        "        self.weight = self.hparams['their_lambda']\n"
+@pytest.mark.parametrize(
+    ("reads", "told"),
+    [
+        ("self.hparams['their_lambda']", "HParam('their_lambda', DEFAULT)"),
+        ("get_algorithm_class('ERN')", "error: Unknown algorithm 'ERN'. Did you mean 'ERM'"),
+    ],
+)
+def test_what_a_class_misses_when_it_is_built_is_named(tmp_path, reads, told):
+    (tmp_path / "missing.py").write_text(
+        "from domainbed.algorithms import ERM, get_algorithm_class, register\n\n\n"
+        "@register(hparams=[])\n"
+        "class Missing(ERM):\n    def __init__(self, *args):\n        super().__init__(*args)\n"
+        f"        self.found = {reads}\n"
     )
-    words = ["-m", "domainbed.scripts.train", "--plugins", "undeclared", "--dataset", "Debug28"]
-    words += ["--algorithm", "Undeclared", "--steps", "2", "--output_dir", "r"]
+    words = ["-m", "domainbed.scripts.train", "--plugins", "missing", "--dataset", "Debug28"]
+    words += ["--algorithm", "Missing", "--steps", "2", "--output_dir", "r"]
     words += ["--hparams", '{"batch_size": 2}']
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert done.returncode == 2 and "HParam('their_lambda', DEFAULT)" in line
+    assert done.returncode == 2 and told in line
     assert "Traceback" not in done.stderr

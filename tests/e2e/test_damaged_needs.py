@@ -2,6 +2,7 @@
 
 import pytest
 
+from domainbed import verification
 from domainbed.lib import weights
 from domainbed.runs import BEST, run_folders
 from domainbed.scripts import sweep
@@ -71,3 +72,16 @@ def test_nothing_is_moved_to_print_commands(tmp_path, in_process):
     cut(members(root)[0] / BEST)
     assert launch(root, "DiWA_uniform", more=["--command_launcher", "dummy"]) == 0
     assert not (root / "damaged").exists()
+
+
+def test_what_cannot_be_moved_is_told_and_left(tmp_path, in_process, capsys, monkeypatch):
+    root = tmp_path / "runs"
+    assert launch(root, "FineTuning") == 0
+    cut(members(root)[0] / BEST)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(verification, "set_aside", refused)
+    assert launch(root, "DiWA_uniform") == 1
+    assert "cannot be set aside: Permission denied" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from tiny import outcome
 
 from domainbed import algorithms, hparams_registry
 from domainbed.engine import checkpoint
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.usefixtures("tiny_datasets")
 
 STEPS = 8
 TRAINED = [*algorithms.ALGORITHMS, "FineTuning", "InterTraining", "Fusing"]
-TIMES = ("step_time", "update_time", "mem_gb")
 EARLY = ("anneal_iters", "burnin_iters", "linear_steps", "lp_steps", "ma_start")
 
 
@@ -35,14 +35,6 @@ def words(folder, algorithm, *more):
         *("--checkpoint_freq", "3", "--hparams", json.dumps(hparams), "--seed", "5"),
         *("--output_dir", str(folder), *more),
     ]
-
-
-def outcome(folder):
-    """Bytes of the weights, and the records but for times."""
-    weights = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    records = [{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines]
-    return weights, records
 
 
 def undisturbed(folder, main, argv):

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from tiny import outcome
 
 from domainbed import algorithms, hparams_registry, testing
 from domainbed.algorithms.base import Algorithm
@@ -22,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here"),
 ]
 DEVICE = torch.device("cuda")
-TIMES = ("step_time", "update_time", "mem_gb")
 EARLY = ("anneal_iters", "burnin_iters", "linear_steps", "lp_steps", "ma_start")
 
 
@@ -71,13 +71,6 @@ def words(folder, name, *more):
         *("--checkpoint_freq", "3", "--hparams", json.dumps(hparams_of(name, "TinyStripes"))),
         *("--output_dir", str(folder), *more),
     ]
-
-
-def outcome(folder):
-    weights = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    records = [{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines]
-    return weights, records
 
 
 @pytest.mark.parametrize("more", [(), ("--precision", "bf16")], ids=["float32", "bf16"])

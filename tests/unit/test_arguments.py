@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import math
 import pkgutil
 import re
 import sys
@@ -13,6 +14,7 @@ import domainbed.scripts
 import ratatouille_algorithms.scripts
 from domainbed import algorithms, datasets, hparams_registry, sweep
 from domainbed.command_launchers import slurm, workers
+from domainbed.datasets import doctor
 from domainbed.hparams_registry import HParam, check_overrides, parse_overrides
 from domainbed.lib import arguments
 from domainbed.lib.bounds import Within
@@ -62,6 +64,25 @@ def test_every_command_has_a_parser_that_tells_errors_in_one_line(capsys):
         assert one_line(parser.parse_args)(["--no_such_argument", "a\x1bb"]) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ") and said.count("\n") == 1 and "\x1b" not in said
+
+
+def test_every_command_tells_a_wrong_argument_in_one_line(capsys):
+    modules = [doctor]
+    for package in (domainbed.scripts, ratatouille_algorithms.scripts):
+        infos = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        modules += [importlib.import_module(info.name) for info in infos]
+    for module in modules:
+        assert module.main(["--no_such_argument"]) == 2, module
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, module
+
+
+def test_bounds_say_what_they_hold():
+    said = {str(Within(*ends)) for ends in ((), (1,), (-math.inf, 5), (0, 0.5), (-1, 2**20))}
+    assert said == {"that is finite", "of at least 1", "of at most 5", "from 0 to 0.5",
+                    "from -1 to 1,048,576"}  # fmt: skip
+    assert str(Within(0, above=True)) == "above 0"
+    assert str(Within(-math.inf, 1, below=True)) == "below 1"
 
 
 @pytest.mark.parametrize(("parser", "action"), list(options()))
