@@ -29,7 +29,6 @@ from domainbed.datasets.published import (  # noqa: F401, for whoever adds a dat
 from domainbed.lib import arguments
 from domainbed.lib.arguments import Parser
 from domainbed.registry import InputError, UnknownNameError
-from domainbed.scripts import one_line
 
 WITH_DUPLICATES = ("DomainNet",)
 """Datasets whose archives hold images more than once."""
@@ -201,14 +200,17 @@ def run(data_dir: str | Path, names: Sequence[str] | None, decode: bool = True) 
     return int(is_wrong)
 
 
-@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what is wrong; 0 if nothing is, 1 if something is, 2 for a wrong input."""
     parser = Parser(prog="domainbed.datasets.doctor", description=__doc__)
     parser.add_argument("--data_dir", type=arguments.path, required=True)
     parser.add_argument("--dataset", nargs="+", help="default: all that are in --data_dir")
-    args = parser.parse_args(argv)
-    return run(args.data_dir, args.dataset)
+    try:
+        args = parser.parse_args(argv)
+        return run(args.data_dir, args.dataset)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
